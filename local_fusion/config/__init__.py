@@ -1,0 +1,1 @@
+"""Configuration: the schema names every option once; loading turns YAML into a frozen, cross-checked `Config`."""

@@ -1,0 +1,42 @@
+"""Bytes as people write them (`2GiB`, `512 MiB`, `1.5GB`) and as we show them."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+_UNITS = {"": 1, "b": 1}
+_UNITS |= {f"{prefix}ib": 1024**power for power, prefix in enumerate("kmgt", start=1)}
+_UNITS |= {f"{prefix}b": 1000**power for power, prefix in enumerate("kmgt", start=1)}
+_PATTERN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*")
+
+
+def parse_bytes(value: Any) -> int:
+    """A number of bytes from an integer or a text such as `2GiB`.
+
+    Raises `ValueError` with the accepted forms.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    match = _PATTERN.fullmatch(value) if isinstance(value, str) else None
+    if match is None or match[2].lower() not in _UNITS:
+        raise ValueError(f"expected a number of bytes such as 2GiB, 512MiB or 1073741824, not {value!r}")
+    return round(float(match[1]) * _UNITS[match[2].lower()])
+
+
+def format_bytes(count: float) -> str:
+    """`count` bytes for people: three significant digits, binary units."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024 or unit == "GiB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}" if count < 1000 else f"{count:.0f} {unit}"
+        count /= 1024
+    raise AssertionError("unreachable")
+
+
+Bytes = Annotated[
+    int,
+    BeforeValidator(parse_bytes, json_schema_input_type=int | str),
+    Field(gt=0, description="A number of bytes, or a text such as 2GiB."),
+]

@@ -1,0 +1,107 @@
+"""What a fusion leaves behind: candidates, failures, verdicts, the calls made and what they used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Stage = Literal["panel", "judge", "synthesis"]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens read and written."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and completion together."""
+        return self.prompt_tokens + self.completion_tokens
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(self.prompt_tokens + other.prompt_tokens, self.completion_tokens + other.completion_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class CallRecord:
+    """One call to one engine: for which stage, which model, what it used, in how many seconds, and how it ended."""
+
+    stage: Stage
+    model: str
+    usage: Usage
+    seconds: float
+    samples: int = 1
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Who failed (`member` is its label in the panel), in which stage, and why (`code` for programs)."""
+
+    stage: Stage
+    member: str
+    model: str
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One answer of one member. `id` is unique within the request; `member` is the panel's label, never shown to judges."""
+
+    id: str
+    member: str
+    model: str
+    text: str
+    finish_reason: str
+    seconds: float
+    persona: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Contradiction:
+    """A topic on which candidates disagree; each stance is (candidate id, what it says)."""
+
+    topic: str
+    stances: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """How the candidates compare, in the shape that OpenRouter's Fusion made common; pairs start with candidate ids."""
+
+    consensus: tuple[str, ...] = ()
+    contradictions: tuple[Contradiction, ...] = ()
+    partial_coverage: tuple[tuple[tuple[str, ...], str], ...] = ()
+    unique_insights: tuple[tuple[str, str], ...] = ()
+    blind_spots: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a judge (or the count of votes) found.
+
+    `winner` is a candidate id where one was chosen. `scores` maps candidate ids to strengths that sum to 1 (best_of) or
+    to votes (vote). `votes` maps each extracted answer to the candidates that gave it; `abstained` gave none.
+    """
+
+    judge: str
+    winner: str | None = None
+    reason: str = ""
+    scores: dict[str, float] = field(default_factory=dict)
+    votes: dict[str, list[str]] = field(default_factory=dict)
+    abstained: tuple[str, ...] = ()
+    tied: bool = False
+    analysis: Analysis | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trim:
+    """A candidate that was cut to fit a reader's context: `kept` of `tokens` tokens were shown to `reader`."""
+
+    candidate: str
+    reader: str
+    kept: int
+    tokens: int

@@ -1,0 +1,173 @@
+"""Everything that can go wrong, by whose fault it is.
+
+```
+LocalFusionError                 message + hint (what to do next), fault, HTTP status, code
+├── CallerError                  fault "caller": mend the call and try again
+│   ├── ConfigError              a configuration file: file, line, key, what was expected         exit 2
+│   ├── RequestError             a request field is unknown or has a bad value                    400 + param
+│   │   └── ContextTooLong       the conversation does not fit the model's context                400
+│   ├── UnknownModel             no fusion and no engine has that name                            404
+│   ├── TooLarge                 the request is over a limit                                      413
+│   └── Refused                  the planner: this does not fit on these devices                  exit 1
+├── EngineError                  fault "engine": the engine (vLLM) failed, not the caller
+│   ├── EngineStartFailed        it did not become ready; `permanent` says a retry is pointless   503
+│   ├── EngineUnavailable        it is stopped or broken and will not answer                      503
+│   ├── EngineDied               it went away in the middle of a call                             502
+│   ├── EngineRejected           it answered with an error of its own                             502
+│   └── DeadlineExceeded         it did not answer within the stage's deadline                    504
+├── PanelFailed                  fault "engine": fewer candidates than the quorum; holds each failure  502
+└── SetupError                   fault "us": this machine or installation lacks something         exit 1
+```
+
+Foreign exceptions (aiohttp, OSError, pydantic, yaml) are translated at the border where they arise and nowhere else.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from local_fusion.core.records import Failure
+
+Fault = Literal["caller", "engine", "us"]
+
+
+class LocalFusionError(Exception):
+    """The root: a `message` for people and a `hint` that says what to do next."""
+
+    fault: ClassVar[Fault] = "us"
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  → {self.hint}" if self.hint else self.message
+
+
+class CallerError(LocalFusionError):
+    """The caller can mend it."""
+
+    fault = "caller"
+    status = 400
+    code = "invalid_request"
+
+
+class ConfigError(CallerError):
+    """A configuration file is wrong. `problems` holds one line each: `file:line: key: what was expected`."""
+
+    code = "invalid_config"
+    exit_code = 2
+
+    def __init__(self, problems: list[str], *, file: Path | None = None, hint: str = "") -> None:
+        super().__init__("\n".join(problems), hint=hint)
+        self.problems = problems
+        self.file = file
+
+
+class RequestError(CallerError):
+    """A request field is unknown or has a bad value; `param` names it as a path (`messages[2].role`)."""
+
+    def __init__(self, message: str, *, param: str | None = None, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.param = param
+
+
+class ContextTooLong(RequestError):
+    """The conversation and the tokens asked for do not fit the model's context."""
+
+    code = "context_length_exceeded"
+
+
+class UnknownModel(CallerError):
+    """No fusion and no engine has that name."""
+
+    status = 404
+    code = "model_not_found"
+
+
+class TooLarge(CallerError):
+    """The request is over one of the server's limits."""
+
+    status = 413
+    code = "request_too_large"
+
+
+class Refused(CallerError):
+    """The planner's refusal: the models do not fit on these devices."""
+
+    status = 503
+    code = "does_not_fit"
+
+
+class EngineError(LocalFusionError):
+    """An engine failed; neither the caller nor we did."""
+
+    fault = "engine"
+    status = 502
+    code = "engine_error"
+
+
+class EngineStartFailed(EngineError):
+    """An engine did not become ready. `permanent`: starting it again cannot help."""
+
+    status = 503
+    code = "engine_start_failed"
+
+    def __init__(self, message: str, *, hint: str = "", permanent: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.permanent = permanent
+
+
+class EngineUnavailable(EngineError):
+    """An engine is stopped or broken and will not answer."""
+
+    status = 503
+    code = "engine_unavailable"
+
+
+class EngineDied(EngineError):
+    """An engine went away in the middle of a call."""
+
+    code = "engine_died"
+
+
+class EngineRejected(EngineError):
+    """An engine answered with an error of its own; `engine_status` is its HTTP status."""
+
+    code = "engine_rejected"
+
+    def __init__(self, message: str, *, hint: str = "", engine_status: int = 500) -> None:
+        super().__init__(message, hint=hint)
+        self.engine_status = engine_status
+
+
+class DeadlineExceeded(EngineError):
+    """A stage ran into its deadline."""
+
+    status = 504
+    code = "deadline_exceeded"
+
+
+class PanelFailed(LocalFusionError):
+    """Fewer candidates than the quorum asks for. `failures` names each member's cause."""
+
+    fault = "engine"
+    status = 502
+    code = "panel_failed"
+
+    def __init__(self, message: str, *, failures: tuple[Failure, ...], hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.failures = failures
+
+
+class SetupError(LocalFusionError):
+    """This machine or this installation lacks something that we need."""
+
+    status = 503
+    code = "setup_error"
