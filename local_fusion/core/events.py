@@ -7,8 +7,8 @@ that ends with `Answered` or raises the error.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -16,9 +16,7 @@ from pydantic import Field, TypeAdapter
 
 from local_fusion.core.chat import ChatRequest
 from local_fusion.core.model import ChatModel, Reply
-from local_fusion.core.records import Candidate, Failure, Stage, Trim, Verdict
-
-QUEUE_LENGTH = 256  # events a slow reader may lag behind before the work itself waits for it
+from local_fusion.core.records import CallRecord, Candidate, Failure, Stage, Trim, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +65,14 @@ class MemberFinished:
     candidates: tuple[Candidate, ...]
     seconds: float
     type: Literal["member_finished"] = "member_finished"
+
+
+@dataclass(frozen=True, slots=True)
+class CallEnded:
+    """One engine call is over, whatever became of it."""
+
+    call: CallRecord
+    type: Literal["call_ended"] = "call_ended"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +130,7 @@ Event = Annotated[
     | MemberStarted
     | MemberProgress
     | MemberFinished
+    | CallEnded
     | Failed
     | Trimmed
     | VerdictReached
@@ -157,27 +164,47 @@ def from_json(data: dict[str, Any]) -> Event:
     return _events().validate_python(data)
 
 
+class _Backlog:
+    """Events not yet read. Text and progress that pile up are merged, so a slow reader costs little memory."""
+
+    def __init__(self) -> None:
+        self._events: deque[Event] = deque()
+        self._waiting = asyncio.Event()
+
+    def put(self, event: Event) -> None:
+        last = self._events[-1] if self._events else None
+        if isinstance(event, TextDelta) and isinstance(last, TextDelta) and last.index == event.index:
+            self._events[-1] = TextDelta(last.text + event.text, event.index, last.tokens + event.tokens)
+        elif isinstance(event, MemberProgress) and isinstance(last, MemberProgress) and last.member == event.member:
+            self._events[-1] = event
+        else:
+            self._events.append(event)
+        self.wake()
+
+    def wake(self) -> None:
+        self._waiting.set()
+
+    async def wait(self) -> None:
+        await self._waiting.wait()
+        self._waiting.clear()
+
+    def take(self) -> Iterator[Event]:
+        while self._events:
+            yield self._events.popleft()
+
+
 async def stream(model: ChatModel, request: ChatRequest) -> AsyncIterator[Event]:
     """Ask `model` and yield its events as they happen, `Answered` last.
 
-    Raises what `model.answer` raises. Closing the iterator cancels the work and waits until it has ended. A reader that
-    lags `QUEUE_LENGTH` events behind holds the work up.
+    Raises what `model.answer` raises. Closing the iterator cancels the work and waits until it has ended.
     """
-    queue: asyncio.Queue[Event | None] = asyncio.Queue(QUEUE_LENGTH)
-
-    async def work() -> Reply:
-        try:
-            return await model.answer(request, queue.put)
-        finally:
-            # The reader only waits while the queue is empty, so a full queue needs no end mark to wake it.
-            with suppress(asyncio.QueueFull):
-                queue.put_nowait(None)
-
-    task = asyncio.create_task(work(), name=f"answer {model.name} {request.request_id}")
+    backlog = _Backlog()
+    task = asyncio.create_task(model.answer(request, backlog.put), name=f"answer {model.name} {request.request_id}")
+    task.add_done_callback(lambda _: backlog.wake())
     try:
-        while not (task.done() and queue.empty()):
-            event = await queue.get()
-            if event is not None:
+        while not task.done():
+            await backlog.wait()
+            for event in backlog.take():
                 yield event
         yield Answered(await task)
     finally:

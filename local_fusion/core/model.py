@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from local_fusion.core.chat import ChatRequest, Message
@@ -12,10 +12,11 @@ from local_fusion.core.records import CallRecord, Candidate, Failure, Trim, Usag
 if TYPE_CHECKING:
     from local_fusion.core.events import Event
 
-Emit = Callable[["Event"], Awaitable[None]]
+# Never blocks and never fails, so that it can be called while an error or a cancellation is passing through.
+Emit = Callable[["Event"], None]
 
 
-async def unheard(event: Event) -> None:
+def unheard(event: Event) -> None:
     """An `Emit` for callers that only want the reply."""
 
 
@@ -45,7 +46,7 @@ class FusionReport:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a `ChatModel` answers: `choices` (as many as samples were asked for), each engine call, a fusion's report."""
+    """What a `ChatModel` answers: as many `choices` as samples were asked for, every engine call, a fusion's report."""
 
     choices: tuple[Choice, ...]
     calls: tuple[CallRecord, ...] = ()
@@ -55,14 +56,6 @@ class Reply:
     def usage(self) -> Usage:
         """The honest total over all calls."""
         return sum((call.usage for call in self.calls), Usage())
-
-
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """Probabilities of the next token being each label, normalised over the labels; and the calls made to learn them."""
-
-    probabilities: Mapping[str, float]
-    calls: tuple[CallRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +72,10 @@ class Room:
 
 
 class ChatModel(Protocol):
-    """Answers conversations. Errors are `LocalFusionError`s; cancelling a call cancels everything done for it."""
+    """Answers conversations. Errors are `LocalFusionError`s; cancelling a call cancels everything done for it.
+
+    Every engine call that ends, well or not or cancelled, is emitted as one `CallEnded`, so no token goes uncounted.
+    """
 
     @property
     def name(self) -> str:
@@ -90,21 +86,10 @@ class ChatModel(Protocol):
         """Answer `request`; `emit` receives events on the way (`TextDelta`s of the final text first of all)."""
         ...
 
-    async def weigh(self, request: ChatRequest, labels: tuple[str, ...]) -> Weights:
-        """How likely each of `labels` is as the next token of the answer: one forward pass, nothing generated."""
+    async def weigh(self, request: ChatRequest, labels: tuple[str, ...], emit: Emit = unheard) -> Mapping[str, float]:
+        """Probability of each of `labels` being the answer's first token, normalised over them: one forward pass."""
         ...
 
     async def measure(self, messages: tuple[Message, ...]) -> Room:
         """How long `messages` are for this model, and how long they may be."""
         ...
-
-
-@dataclass(slots=True)
-class CallLog:
-    """Collects the calls of one request in the order in which they ended, whatever became of them."""
-
-    calls: list[CallRecord] = field(default_factory=list)
-
-    def add(self, *calls: CallRecord) -> None:
-        """Record calls."""
-        self.calls.extend(calls)

@@ -49,7 +49,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One answer of one member. `id` is unique within the request; `member` is the panel's label, never shown to judges."""
+    """One answer of one member. `id` is unique in its request; `member` is the panel's label, hidden from judges."""
 
     id: str
     member: str
