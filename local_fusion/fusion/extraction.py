@@ -1,0 +1,98 @@
+"""What a candidate's answer is, for votes: extracted exactly, never by similarity (41, 42 and 43 are three answers)."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal, InvalidOperation
+
+_NUMBER = re.compile(r"(?<![\w.])[-+−]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?(?![\w])")
+_ANSWER = re.compile(r"(?:final answer|answer)\s*(?:is\s*:?|[:=])\s*(.+)", re.IGNORECASE)
+_CHOICE_STATED = re.compile(
+    r"(?:answer|choice|option)\s*(?:is\s*:?|[:=])?\s*\**\(?([A-Za-z])\)?(?![\w'])", re.IGNORECASE
+)
+_CHOICE_ALONE = re.compile(r"(?<![\w'])\(?([A-Z])\)?(?=[\s).:,*]|$)")
+
+
+def extract(text: str, how: str) -> str | None:
+    """The answer in `text` in a form that compares by equality, or None where there is none.
+
+    `how` is `number`, `choice`, `text`, `regex:PATTERN` or `auto` (see `VoteConfig.extract`).
+    """
+    kind, _, pattern = how.partition(":")
+    match kind:
+        case "number":
+            return _last_number(text)
+        case "choice":
+            return _choice(text)
+        case "regex":
+            return _last_match(text, pattern)
+        case "text":
+            return _folded(text)
+        case _:
+            return _auto(text)
+
+
+def _auto(text: str) -> str | None:
+    """`\\boxed{…}`, else what follows "answer:", else the last number, else the whole text."""
+    stated = _boxed(text)
+    if stated is None and (answers := _ANSWER.findall(text)):
+        stated = answers[-1]
+    if stated is not None:
+        return _last_number(stated) or _folded(stated)
+    return _last_number(text) or _folded(text)
+
+
+def _boxed(text: str) -> str | None:
+    """The content of the last `\\boxed{…}`, with its inner braces."""
+    start = text.rfind("\\boxed{")
+    if start < 0:
+        return None
+    depth, begin = 0, start + len("\\boxed{")
+    for position in range(begin - 1, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[position], 0)
+        if depth == 0:
+            return text[begin:position]
+    return None
+
+
+def _last_number(text: str) -> str | None:
+    found = _NUMBER.findall(text)
+    return _canonical(found[-1]) if found else None
+
+
+def _canonical(number: str) -> str | None:
+    """One spelling for each value: `1,000.50` is `1000.5`, `42.0` is `42`."""
+    try:
+        value = Decimal(number.replace(",", "").replace("−", "-"))
+    except InvalidOperation:
+        return None
+    # Exponents beyond this would be written out as as many digits; compare those as they stand.
+    if value == 0:
+        return "0"
+    return str(value.normalize()) if abs(value.adjusted()) > 40 else format(value.normalize(), "f")
+
+
+def _choice(text: str) -> str | None:
+    """The last letter stated as the answer, else the last letter that stands alone (not the article "A" or "I")."""
+    if stated := _CHOICE_STATED.findall(text):
+        return str(stated[-1]).upper()
+    words = text.split()
+    alone = [letter for letter in _CHOICE_ALONE.findall(text) if letter not in "AI" or len(words) == 1]
+    if alone:
+        return str(alone[-1])
+    marked = re.findall(r"\(([A-Z])\)|(?<![\w'])([A-Z])[).:]", text)
+    return next(filter(None, marked[-1]), None) if marked else None
+
+
+def _last_match(text: str, pattern: str) -> str | None:
+    found = None
+    for found in re.finditer(pattern, text):  # noqa: B007  only the last one counts
+        pass
+    if found is None:
+        return None
+    return _folded(found.group(1) if found.re.groups and found.group(1) is not None else found.group(0))
+
+
+def _folded(text: str) -> str | None:
+    """Case, spaces and closing punctuation do not make two answers different."""
+    return " ".join(text.casefold().split()).strip(" .!*\"'`") or None

@@ -1,0 +1,1 @@
+"""Judges: how candidates are compared."""

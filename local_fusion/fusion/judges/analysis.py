@@ -1,0 +1,146 @@
+"""The comparing judge: reads all candidates and reports what they share and where they differ, as constrained JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import from_json
+
+from local_fusion.config.schema import Reference
+from local_fusion.core.chat import ChatRequest
+from local_fusion.core.events import StageStarted
+from local_fusion.core.records import Analysis, Candidate, Contradiction, Verdict
+from local_fusion.core.sampling import Sampling
+from local_fusion.errors import EngineRejected
+from local_fusion.fusion import prompts
+from local_fusion.fusion.fitting import fit
+from local_fusion.fusion.session import Session
+
+MOST_TOKENS = 768  # of an analysis, unless the judge is configured otherwise
+# Bounds in the schema keep a weak judge from filling its budget with one endless list.
+MOST_ITEMS = 4
+MOST_CHARACTERS = 200
+
+
+class _Stance(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    answer: str = ""
+    stance: str = ""
+
+
+class _Contradiction(BaseModel):
+    topic: str = ""
+    stances: list[_Stance] = []
+
+
+class _Partial(BaseModel):
+    answers: list[str] = []
+    point: str = ""
+
+
+class _Unique(BaseModel):
+    answer: str = ""
+    insight: str = ""
+
+
+class _Findings(BaseModel):
+    consensus: list[str] = []
+    contradictions: list[_Contradiction] = []
+    partial_coverage: list[_Partial] = []
+    unique_insights: list[_Unique] = []
+    blind_spots: list[str] = []
+
+
+def response_format(count: int) -> dict[str, Any]:
+    """OpenAI's `response_format` for an analysis of `count` answers, numbered from "1"."""
+    text = {"type": "string", "maxLength": MOST_CHARACTERS}
+    answer = {"type": "string", "enum": [str(number) for number in range(1, count + 1)]}
+
+    def items(of: Mapping[str, Any], most: int = MOST_ITEMS) -> dict[str, Any]:
+        return {"type": "array", "maxItems": most, "items": of}
+
+    def fields(**properties: Mapping[str, Any]) -> dict[str, Any]:
+        names = list(properties)
+        return {"type": "object", "properties": properties, "required": names, "additionalProperties": False}
+
+    schema = fields(
+        consensus=items(text),
+        contradictions=items(fields(topic=text, stances=items(fields(answer=answer, stance=text), min(count, 8)))),
+        partial_coverage=items(fields(answers=items(answer, count), point=text)),
+        unique_insights=items(fields(answer=answer, insight=text)),
+        blind_spots=items(text),
+    )
+    return {"type": "json_schema", "json_schema": {"name": "analysis", "strict": True, "schema": schema}}
+
+
+async def analyse(session: Session, judge: Reference, candidates: Sequence[Candidate]) -> tuple[Verdict, str]:
+    """The verdict, and its analysis as text for the synthesizer (answers numbered in the order of `candidates`).
+
+    Raises, as failures of stage `judge`, what the judge's model raises, and `EngineRejected` for output that is no JSON.
+    """
+    session.emit(StageStarted("judge", (judge.model,)))
+    async with session.stage("judge", judge.model, judge.model, session.config.deadlines.judge):
+        model = session.resolve(judge.model)
+        messages = session.request.messages
+        sampling = Sampling.of(judge).over(
+            Sampling(temperature=0, max_tokens=MOST_TOKENS, seed=session.request.sampling.seed)
+        )
+        fitted = await fit(
+            session, model, lambda shown: prompts.analysis(messages, shown), candidates, wanted=sampling.max_tokens
+        )
+        reply = await model.answer(
+            ChatRequest(
+                messages=prompts.analysis(messages, fitted.texts),
+                sampling=sampling.capped(fitted.left),
+                response_format=response_format(len(candidates)),
+                request_id=session.request.request_id,
+            ),
+            session.relay("judge", judge.model, lambda _: None),
+        )
+        choice = reply.choices[0]
+        findings = _read(choice.text, judge.model, cut=choice.finish_reason == "length")
+    reason = "cut short by max_tokens" if choice.finish_reason == "length" else ""
+    if reason:
+        session.note(f"the analysis of {judge.model} was {reason}; what it had found until then is used")
+    verdict = Verdict(judge=judge.model, reason=reason, analysis=_with_ids(findings, candidates))
+    return verdict, _as_text(findings)
+
+
+def _read(text: str, judge: str, *, cut: bool) -> _Findings:
+    """The findings; an analysis cut by its token limit is read as far as it goes."""
+    try:
+        return _Findings.model_validate(from_json(text, allow_partial="trailing-strings" if cut else False))
+    except (ValueError, ValidationError) as error:
+        raise EngineRejected(
+            f"the judge {judge} did not answer in JSON ({str(error).splitlines()[0]})",
+            hint="use a judge whose engine supports structured outputs",
+        ) from None
+
+
+def _with_ids(findings: _Findings, candidates: Sequence[Candidate]) -> Analysis:
+    """The same with candidate ids in place of the numbers the judge saw; unknown numbers are left out."""
+    ids = {str(number): candidate.id for number, candidate in enumerate(candidates, start=1)}
+    return Analysis(
+        consensus=tuple(findings.consensus),
+        contradictions=tuple(
+            Contradiction(item.topic, tuple((ids[s.answer], s.stance) for s in item.stances if s.answer in ids))
+            for item in findings.contradictions
+        ),
+        partial_coverage=tuple(
+            (tuple(ids[answer] for answer in dict.fromkeys(item.answers) if answer in ids), item.point)
+            for item in findings.partial_coverage
+        ),
+        unique_insights=tuple(
+            (ids[item.answer], item.insight) for item in findings.unique_insights if item.answer in ids
+        ),
+        blind_spots=tuple(findings.blind_spots),
+    )
+
+
+def _as_text(findings: _Findings) -> str:
+    """The findings for the synthesizer, without empty lists."""
+    kept = {name: value for name, value in findings.model_dump().items() if value}
+    return json.dumps(kept, ensure_ascii=False) if kept else ""

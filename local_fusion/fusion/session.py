@@ -1,0 +1,109 @@
+"""The course of one request through one fusion: what was asked, what came back, who failed, what it cost."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+
+from local_fusion.config.schema import FusionConfig
+from local_fusion.core.chat import ChatRequest
+from local_fusion.core.events import CallEnded, Event, Failed, Nested, Noted, TextDelta, Trimmed, VerdictReached
+from local_fusion.core.model import ChatModel, Emit, FusionReport
+from local_fusion.core.records import CallRecord, Candidate, Failure, Stage, Trim, Verdict
+from local_fusion.errors import DeadlineExceeded, LocalFusionError
+
+Resolve = Callable[[str], ChatModel]
+
+
+@dataclass(slots=True)
+class Session:
+    """One request on its way through one fusion. `rng` decides every shuffle, from the request's seed if it has one."""
+
+    name: str
+    config: FusionConfig
+    request: ChatRequest
+    resolve: Resolve
+    personas: Mapping[str, str]
+    emit: Emit
+    rng: random.Random = field(init=False)
+    candidates: list[Candidate] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    trims: list[Trim] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    calls: list[CallRecord] = field(default_factory=list)
+    verdict: Verdict | None = None
+    started: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.rng = random.Random(self.request.sampling.seed)
+
+    def note(self, text: str) -> None:
+        """Tell the reader of the answer something that is not a failure."""
+        self.notes.append(text)
+        self.emit(Noted(text))
+
+    def fail(self, failure: Failure) -> None:
+        """Keep a failure and its cause."""
+        self.failures.append(failure)
+        self.emit(Failed(failure))
+
+    def trimmed(self, trim: Trim) -> None:
+        """Keep that a candidate was cut."""
+        self.trims.append(trim)
+        self.emit(Trimmed(trim))
+
+    def judged(self, verdict: Verdict) -> None:
+        """Keep the verdict."""
+        self.verdict = verdict
+        self.emit(VerdictReached(verdict))
+
+    def relay(self, stage: Stage, source: str, on_text: Callable[[TextDelta], None]) -> Emit:
+        """An `emit` for a model called in `stage`: counts its calls, hands its text on, wraps what a fusion says."""
+
+        def emit(event: Event) -> None:
+            match event:
+                case TextDelta():
+                    on_text(event)
+                case CallEnded(call):
+                    call = replace(call, stage=stage)
+                    self.calls.append(call)
+                    self.emit(CallEnded(call))
+                case _:
+                    self.emit(Nested(source, event))
+
+        return emit
+
+    @asynccontextmanager
+    async def stage(self, stage: Stage, label: str, model: str, seconds: float) -> AsyncIterator[None]:
+        """Bounds a call to `model` by the stage's deadline; a failure is kept with its cause and raised again."""
+        try:
+            try:
+                async with asyncio.timeout(seconds):
+                    yield
+            except TimeoutError:
+                raise DeadlineExceeded(
+                    f"{label} did not answer within {seconds:g} s",
+                    hint=f"raise deadlines.{stage} of fusion {self.name}, or ask for fewer tokens (max_tokens)",
+                ) from None
+        except LocalFusionError as error:
+            self.fail(Failure(stage, label, model, error.code, error.message))
+            raise
+
+    def report(self) -> FusionReport:
+        """How this request went, so far."""
+        return FusionReport(
+            trace_id=self.request.request_id,
+            fusion=self.name,
+            strategy=self.config.strategy,
+            failed=tuple(self.failures),
+            partial=bool(self.failures),
+            candidates=tuple(self.candidates),
+            verdict=self.verdict,
+            trims=tuple(self.trims),
+            notes=tuple(self.notes),
+            seconds=time.monotonic() - self.started,
+        )

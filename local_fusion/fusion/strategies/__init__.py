@@ -1,0 +1,17 @@
+"""One file for each way of fusing: a strategy asks panel and judges through its `Session` and returns the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from local_fusion.core.model import Choice
+from local_fusion.fusion.session import Session
+from local_fusion.fusion.strategies.best_of import best_of
+from local_fusion.fusion.strategies.single import single
+from local_fusion.fusion.strategies.synthesize import synthesize
+from local_fusion.fusion.strategies.vote import vote
+
+# The final text is emitted as `TextDelta`s on the way and returned whole at the end.
+Strategy = Callable[[Session], Awaitable[Choice]]
+
+STRATEGIES: dict[str, Strategy] = {"single": single, "best_of": best_of, "vote": vote, "synthesize": synthesize}
