@@ -1,14 +1,14 @@
 """What happens on the way to an answer: one stream of events that the server, the command line and the trace all read.
 
-Inside, a `ChatModel` pushes events through `emit`; at the border `stream()` turns that into an `AsyncIterator[Event]`
-that ends with `Answered` or raises the error.
+Inside, a `ChatModel` pushes events through `emit`; at the border `stream()` turns that into an asynchronous
+iterator that ends with `Answered` or raises the error.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -193,7 +193,7 @@ class _Backlog:
             yield self._events.popleft()
 
 
-async def stream(model: ChatModel, request: ChatRequest) -> AsyncIterator[Event]:
+async def stream(model: ChatModel, request: ChatRequest) -> AsyncGenerator[Event]:
     """Ask `model` and yield its events as they happen, `Answered` last.
 
     Raises what `model.answer` raises. Closing the iterator cancels the work and waits until it has ended.

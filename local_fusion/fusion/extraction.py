@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from decimal import Decimal, InvalidOperation
 
-_NUMBER = re.compile(r"(?<![\w.])[-+−]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?(?![\w])")
+_NUMBER = re.compile(r"(?<![\w.])(?<![A-Za-z][-+−])[-+−]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?(?![\w])")
 _ANSWER = re.compile(r"(?:final answer|answer)\s*(?:is\s*:?|[:=])\s*(.+)", re.IGNORECASE)
 _CHOICE_STATED = re.compile(
-    r"(?:answer|choice|option)\s*(?:is\s*:?|[:=])?\s*\**\(?([A-Za-z])\)?(?![\w'])", re.IGNORECASE
+    r"\b(?i:answer|choice|option)\b(?i:\s+is)?\s*[:=]?\s*\**\(?(?:([A-Z])(?![\w'])|([a-z])(?=[).,*]|\s*$))",
+    re.MULTILINE,
 )
 _CHOICE_ALONE = re.compile(r"(?<![\w'])\(?([A-Z])\)?(?=[\s).:,*]|$)")
 
@@ -34,11 +35,10 @@ def extract(text: str, how: str) -> str | None:
 
 def _auto(text: str) -> str | None:
     """`\\boxed{…}`, else what follows "answer:", else the last number, else the whole text."""
-    stated = _boxed(text)
-    if stated is None and (answers := _ANSWER.findall(text)):
-        stated = answers[-1]
-    if stated is not None:
-        return _last_number(stated) or _folded(stated)
+    if (boxed := _boxed(text)) is not None:
+        return _canonical(boxed.strip(" $")) or _folded(boxed)
+    if answers := _ANSWER.findall(text):
+        text = answers[-1]
     return _last_number(text) or _folded(text)
 
 
@@ -61,21 +61,23 @@ def _last_number(text: str) -> str | None:
 
 
 def _canonical(number: str) -> str | None:
-    """One spelling for each value: `1,000.50` is `1000.5`, `42.0` is `42`."""
+    """One spelling for each value: `1,000.50` is `1000.5`, `42.0` is `42`; None for what is no number."""
     try:
         value = Decimal(number.replace(",", "").replace("−", "-"))
     except InvalidOperation:
         return None
-    # Exponents beyond this would be written out as as many digits; compare those as they stand.
+    if not value.is_finite():
+        return None
     if value == 0:
         return "0"
+    # Written out, `1e999999` would be a million digits.
     return str(value.normalize()) if abs(value.adjusted()) > 40 else format(value.normalize(), "f")
 
 
 def _choice(text: str) -> str | None:
     """The last letter stated as the answer, else the last letter that stands alone (not the article "A" or "I")."""
     if stated := _CHOICE_STATED.findall(text):
-        return str(stated[-1]).upper()
+        return "".join(stated[-1]).upper()
     words = text.split()
     alone = [letter for letter in _CHOICE_ALONE.findall(text) if letter not in "AI" or len(words) == 1]
     if alone:

@@ -45,18 +45,18 @@ async def fit(
     Raises `ContextTooLong` where not even the beginnings fit.
     """
     texts = [candidate.text for candidate in candidates]
-    together = min(at_once or len(texts), len(texts))
-    longest = sorted(texts, key=len, reverse=True)[:together]
+    shown = min(at_once or len(texts), len(texts))
+    longest = sorted(texts, key=len, reverse=True)[:shown]
     room = await reader.measure(build(longest))
     reserve = min(wanted or ANSWER_ROOM, room.limit // 4)
     if room.left >= reserve:
         return Fitted(texts, room.left)
 
-    frame = (await reader.measure(build([""] * together))).tokens
+    frame = (await reader.measure(build([""] * shown))).tokens
     budget = room.limit - reserve - frame
-    if budget < LEAST_SHARE * together:
+    if budget < LEAST_SHARE * shown:
         raise ContextTooLong(
-            f"the conversation leaves {reader.name} no room to read {together} candidates: it needs {frame} tokens "
+            f"the conversation leaves {reader.name} no room to read {shown} candidates: it needs {frame} tokens "
             f"and {reserve} for the answer, of {room.limit}",
             hint=f"raise max_model_len of {reader.name}, shorten the conversation, or use a smaller panel",
         )
@@ -67,9 +67,9 @@ async def fit(
     ]
     for attempt in range(ATTEMPTS):
         # Tokens are not additive, so a cut by proportion may miss; each further attempt aims a little lower.
-        cap = _fair_cap(lengths, together, int(budget * (1 - 0.05 * (attempt + 1))))
+        cap = _fair_cap(lengths, shown, int(budget * (1 - 0.05 * (attempt + 1))))
         cut = [_cut(text, cap, tokens) for text, tokens in zip(texts, lengths, strict=True)]
-        room = await reader.measure(build(sorted(cut, key=len, reverse=True)[:together]))
+        room = await reader.measure(build(sorted(cut, key=len, reverse=True)[:shown]))
         if room.left >= reserve:
             break
     else:
@@ -83,10 +83,10 @@ async def fit(
     return Fitted(cut, room.left)
 
 
-def _fair_cap(lengths: Sequence[int], together: int, budget: int) -> int:
-    """The largest cap with which the `together` longest texts fit `budget` tokens: short texts stay whole."""
-    left, remaining = budget, together
-    for length in sorted(sorted(lengths, reverse=True)[:together]):
+def _fair_cap(lengths: Sequence[int], shown: int, budget: int) -> int:
+    """The largest cap with which the `shown` longest texts fit `budget` tokens: short texts stay whole."""
+    left, remaining = budget, shown
+    for length in sorted(sorted(lengths, reverse=True)[:shown]):
         if length * remaining > left:
             return left // remaining
         left -= length

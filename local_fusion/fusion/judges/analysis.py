@@ -79,7 +79,7 @@ def response_format(count: int) -> dict[str, Any]:
 async def analyse(session: Session, judge: Reference, candidates: Sequence[Candidate]) -> tuple[Verdict, str]:
     """The verdict, and its analysis as text for the synthesizer (answers numbered in the order of `candidates`).
 
-    Raises, as failures of stage `judge`, what the judge's model raises, and `EngineRejected` for output that is no JSON.
+    Raises, as failures of the stage, what the judge's model raises, and `EngineRejected` for output that is not JSON.
     """
     session.emit(StageStarted("judge", (judge.model,)))
     async with session.stage("judge", judge.model, judge.model, session.config.deadlines.judge):

@@ -1,0 +1,1 @@
+"""The HTTP endpoint: thin dialects over one core."""

@@ -1,0 +1,34 @@
+"""Errors as OpenAI-shaped JSON that says whose fault it is and what to do next."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from fastapi.responses import JSONResponse
+
+from local_fusion.errors import LocalFusionError, PanelFailed, RequestError
+
+TYPES = {"caller": "invalid_request_error", "engine": "engine_error", "us": "server_error"}
+RETRY_SECONDS = 5
+
+
+def error_body(error: LocalFusionError) -> dict[str, Any]:
+    """The error in OpenAI's shape, with `fault` (caller, engine or us) and `failed` members where there are some."""
+    message = f"{error.message} → {error.hint}" if error.hint else error.message
+    body: dict[str, Any] = {
+        "message": message,
+        "type": TYPES[error.fault],
+        "param": error.param if isinstance(error, RequestError) else None,
+        "code": error.code,
+        "fault": error.fault,
+    }
+    if isinstance(error, PanelFailed):
+        body["failed"] = [asdict(failure) for failure in error.failures]
+    return {"error": body}
+
+
+def error_response(error: LocalFusionError) -> JSONResponse:
+    """The error as a whole response; what may pass by itself says when to try again."""
+    headers = {"Retry-After": str(RETRY_SECONDS)} if error.status in (429, 503) else {}
+    return JSONResponse(error_body(error), status_code=error.status, headers=headers)

@@ -1,0 +1,35 @@
+"""Engine requests: passed to vLLM as they came, its answer passed back as it comes, neither re-encoded."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+from fastapi import Request
+from fastapi.responses import Response
+
+from local_fusion.engines.client import ForwardedResponse
+from local_fusion.engines.engine import Engine
+from local_fusion.server import sse
+
+KEPT = ("content-type", "x-request-id", "retry-after")
+
+
+async def pass_through(engine: Engine, request: Request, body: bytes) -> Response:
+    """The engine's own response, streamed or whole, with its own status.
+
+    Raises `EngineError` where the engine cannot be reached. A client that goes away takes its request with it.
+    """
+    answer = await sse.unless_gone(request.receive, _ask(engine, request, body))
+    headers = {name: value for name, value in answer.headers.items() if name.lower() in KEPT}
+
+    async def chunks() -> AsyncGenerator[bytes]:
+        async for chunk in answer.body:
+            yield chunk
+
+    return sse.StreamedResponse(chunks, status_code=answer.status, headers=headers)
+
+
+async def _ask(engine: Engine, request: Request, body: bytes) -> ForwardedResponse:
+    client = await engine.ensure_awake()
+    headers = {"Content-Type": "application/json", "X-Request-Id": request.state.request_id}
+    return await client.forward("POST", request.url.path, headers, body)

@@ -1,0 +1,109 @@
+"""Server-sent events, and responses that stop the work behind them when the client goes away."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+DONE = b"data: [DONE]\n\n"
+KEEP_ALIVE = b": the panel is at work\n\n"
+HEADERS = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache",
+    "X-Accel-Buffering": "no",  # nginx would otherwise hold everything back until the end
+}
+
+
+class ClientGone(Exception):
+    """The client closed its connection; nobody is left to answer."""
+
+
+def data(payload: Mapping[str, Any]) -> bytes:
+    """One event."""
+    return b"data: " + json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+
+
+async def with_pauses(events: AsyncGenerator[Item], seconds: float) -> AsyncGenerator[Item | None]:
+    """The same events, and None whenever `seconds` pass without one. Closes `events` at its own end."""
+    pending: asyncio.Future[Item] | None = None
+    try:
+        while True:
+            if pending is None:
+                pending = asyncio.ensure_future(anext(events))
+            done, _ = await asyncio.wait({pending}, timeout=seconds)
+            if not done:
+                yield None
+                continue
+            try:
+                event = pending.result()
+            except StopAsyncIteration:
+                return
+            pending = None
+            yield event
+    finally:
+        if pending is not None and pending.cancel():
+            await asyncio.wait({pending})
+        await events.aclose()
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def unless_gone(receive: Receive, work: Awaitable[Result]) -> Result:
+    """The result of `work`, which is cancelled when the client goes away.
+
+    Raises `ClientGone` then. The request's body must have been read already.
+    """
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_gone(receive))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientGone
+    finally:
+        for each in (task, gone):
+            each.cancel()
+        await asyncio.wait({task, gone})
+
+
+class StreamedResponse(Response):
+    """Sends chunks as they come, and closes their source as soon as the client goes away.
+
+    Starlette's own streaming response notices that only at the next chunk, which may be a whole panel later.
+    """
+
+    def __init__(
+        self, chunks: Callable[[], AsyncGenerator[bytes]], *, status_code: int = 200, headers: Mapping[str, str]
+    ) -> None:
+        self.chunks = chunks
+        self.status_code = status_code
+        self.background = None
+        self.body = b""
+        self.init_headers(headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the response."""
+
+        async def send_all() -> None:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            async with aclosing(self.chunks()) as chunks:
+                async for chunk in chunks:
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+        try:
+            await unless_gone(receive, send_all())
+        except ClientGone:
+            return

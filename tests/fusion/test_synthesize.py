@@ -1,0 +1,233 @@
+"""`synthesize`: analysis as constrained JSON, then the final answer, streamed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from local_fusion.core.chat import Message
+from local_fusion.core.events import Nested, Noted, StageStarted, TextDelta, Trimmed
+from local_fusion.core.sampling import Sampling
+from local_fusion.errors import EngineDied, PanelFailed
+from tests.scripted import Heard, Scripted, asking, fusion
+
+ANALYSIS = {
+    "consensus": ["both say 42"],
+    "contradictions": [
+        {"topic": "units", "stances": [{"answer": "1", "stance": "metres"}, {"answer": "9", "stance": "?"}]}
+    ],
+    "partial_coverage": [{"answers": ["2", "2"], "point": "shows the steps"}],
+    "unique_insights": [{"answer": "1", "insight": "mentions Adams"}],
+    "blind_spots": ["no check"],
+}
+CONFIG = {
+    "strategy": "synthesize",
+    "panel": [{"model": "a", "samples": 2}],
+    "judge": "judge",
+    "synthesizer": {"model": "writer", "max_tokens": 64},
+}
+
+
+def trio(**more: object) -> tuple[Scripted, Scripted, Scripted]:
+    return (
+        Scripted("a", ["first draft", "second draft"]),
+        Scripted("judge", [json.dumps(ANALYSIS)]),
+        Scripted("writer", ["the final answer"]),
+    )
+
+
+async def test_the_judge_compares_and_the_synthesizer_writes_from_drafts_and_analysis() -> None:
+    models = trio()
+    heard = Heard()
+    reply = await fusion(list(models), f=CONFIG)["f"].answer(asking(), heard)
+    assert reply.choices[0].text == heard.text == "the final answer"
+    assert [(event.stage, event.models) for event in heard.of(StageStarted)] == [
+        ("panel", ("a",)),
+        ("judge", ("judge",)),
+        ("synthesis", ("writer",)),
+    ]
+    prompt = models[2].requests[0].messages[-1].content
+    assert "first draft" in prompt
+    assert "second draft" in prompt
+    assert "both say 42" in prompt
+
+
+async def test_the_analysis_is_constrained_and_its_numbers_become_candidate_ids() -> None:
+    models = trio()
+    reply = await fusion(list(models), f=CONFIG)["f"].answer(asking())
+    asked = models[1].requests[0]
+    assert asked.response_format is not None
+    schema = asked.response_format["json_schema"]["schema"]
+    assert set(schema["required"]) == set(ANALYSIS)
+    assert asked.sampling.temperature == 0
+    assert reply.report is not None
+    assert reply.report.verdict is not None
+    analysis = reply.report.verdict.analysis
+    assert analysis is not None
+    by_number = _shown_order(asked.messages[-1].content)
+    assert analysis.unique_insights == ((by_number["1"], "mentions Adams"),)
+    assert analysis.partial_coverage == (((by_number["2"],), "shows the steps"),)
+    assert analysis.contradictions[0].stances == ((by_number["1"], "metres"),)  # there is no answer 9
+
+
+def _shown_order(prompt: str) -> dict[str, str]:
+    first_is_one = prompt.index("first draft") < prompt.index("second draft")
+    return {"1": "c1", "2": "c2"} if first_is_one else {"1": "c2", "2": "c1"}
+
+
+async def test_candidates_are_shuffled_by_the_requests_seed() -> None:
+    orders = []
+    for seed in (*range(8), 0):
+        models = trio()
+        await fusion(list(models), f=CONFIG)["f"].answer(asking(sampling=Sampling(seed=seed)))
+        orders.append(_shown_order(models[1].requests[0].messages[-1].content)["1"])
+    assert set(orders) == {"c1", "c2"}
+    assert orders[0] == orders[-1]
+
+
+async def test_judge_and_synthesizer_see_the_whole_conversation_as_a_shared_prefix() -> None:
+    models = trio()
+    conversation = (
+        Message("system", "be terse"),
+        Message("user", "one"),
+        Message("assistant", "two"),
+        Message("user", "three"),
+    )
+    await fusion(list(models), f=CONFIG)["f"].answer(asking().but(messages=conversation))
+    for model in models[1:]:
+        seen = model.requests[0].messages
+        assert seen[:3] == conversation[:3]
+        assert seen[3].content.startswith("three\n")
+
+
+async def test_the_clients_sampling_and_format_bind_the_final_answer() -> None:
+    models = trio()
+    shape = {"type": "json_object"}
+    request = asking(sampling=Sampling(temperature=0.3, max_tokens=20), response_format=shape)
+    await fusion(list(models), f=CONFIG)["f"].answer(request)
+    final = models[2].requests[0]
+    assert (final.sampling.temperature, final.sampling.max_tokens, final.response_format) == (0.3, 20, shape)
+    assert models[0].requests[0].response_format is None
+
+
+async def test_usage_adds_up_over_all_calls() -> None:
+    models = trio()
+    reply = await fusion(list(models), f=CONFIG)["f"].answer(asking())
+    assert [(call.stage, call.model) for call in reply.calls] == [
+        ("panel", "a"),
+        ("judge", "judge"),
+        ("synthesis", "writer"),
+    ]
+    written = 4 + len(json.dumps(ANALYSIS).split(" ")) + 3
+    assert reply.usage.completion_tokens == written
+
+
+async def test_an_analysis_cut_by_its_token_limit_is_read_as_far_as_it_goes() -> None:
+    models = trio()
+    models[1].texts, models[1].finish_reason = (
+        ['{"consensus": ["both say 42"], "contradictions": [{"topic": "un'],
+        "length",
+    )
+    reply = await fusion(list(models), f=CONFIG)["f"].answer(asking())
+    assert reply.report is not None
+    assert reply.report.verdict is not None
+    assert reply.report.verdict.analysis is not None
+    assert reply.report.verdict.analysis.consensus == ("both say 42",)
+    assert "cut short" in reply.report.notes[0]
+
+
+@pytest.mark.parametrize("judge", [Scripted("judge", error=EngineDied("gone")), Scripted("judge", ["not json"])])
+async def test_a_failed_judge_leaves_the_analysis_out_and_says_so(judge: Scripted) -> None:
+    models = [trio()[0], judge, trio()[2]]
+    reply = await fusion(list(models), f=CONFIG)["f"].answer(asking())
+    assert reply.choices[0].text == "the final answer"
+    assert reply.report is not None
+    assert reply.report.verdict is None
+    assert [failure.stage for failure in reply.report.failed] == ["judge"]
+    assert "without an analysis" in reply.report.notes[0]
+
+
+async def test_a_synthesizer_that_fails_before_its_first_word_is_replaced_by_the_first_candidate() -> None:
+    models = trio()
+    models[2].error = EngineDied("gone")
+    heard = Heard()
+    reply = await fusion(list(models), f=CONFIG)["f"].answer(asking(), heard)
+    assert reply.choices[0].text == heard.text == "first draft"
+    assert reply.report is not None
+    assert reply.report.partial
+    assert "stands in" in heard.of(Noted)[-1].text
+
+
+async def test_a_synthesizer_that_fails_in_the_middle_is_an_error_not_a_mixture() -> None:
+    models = trio()
+    models[2].error, models[2].fails_after = EngineDied("gone"), 2
+    heard = Heard()
+    with pytest.raises(EngineDied):
+        await fusion(list(models), f=CONFIG)["f"].answer(asking(), heard)
+    assert heard.text == "the final"
+
+
+async def test_candidates_that_do_not_fit_are_cut_fairly_and_the_trace_says_so() -> None:
+    writer = Scripted("a", ["word " * 600, "short draft"])
+    judge = Scripted("judge", [json.dumps(ANALYSIS)], limit=600)
+    heard = Heard()
+    config = {**CONFIG, "synthesizer": None}
+    reply = await fusion([writer, judge], f=config)["f"].answer(asking(), heard)
+    assert {event.trim.candidate for event in heard.of(Trimmed)} == {"c1"}
+    assert reply.report is not None
+    assert [trim.reader for trim in reply.report.trims] == ["judge", "judge"]  # as judge, then as synthesizer
+    for request in judge.requests:
+        room = await judge.measure(request.messages)
+        assert room.tokens + (request.sampling.max_tokens or 0) <= room.limit
+        assert "short draft" in request.messages[-1].content
+
+
+async def test_a_conversation_that_leaves_no_room_for_candidates_fails_the_judge_with_the_way_out() -> None:
+    writer, judge = Scripted("a", ["one two", "three four"]), Scripted("judge", limit=60)
+    config = {**CONFIG, "synthesizer": None}
+    reply = await fusion([writer, judge], f=config)["f"].answer(asking())
+    assert reply.report is not None
+    assert all("leaves judge no room" in failure.message for failure in reply.report.failed)
+    assert reply.choices[0].text == "one two"
+
+
+async def test_a_fusion_may_be_a_member_a_judge_and_a_synthesizer_of_another() -> None:
+    models = trio()
+    inner = {"strategy": "vote", "extract": "text", "panel": ["a", "a"]}
+    judges = {"strategy": "single", "panel": ["judge"]}
+    writers = {"strategy": "single", "panel": ["writer"]}
+    outer = {"strategy": "synthesize", "panel": ["inner", "a"], "judge": "judges", "synthesizer": "writers"}
+    heard = Heard()
+    built = fusion(list(models), inner=inner, judges=judges, writers=writers, outer=outer)
+    reply = await built["outer"].answer(asking(), heard)
+    assert reply.choices[0].text == "the final answer"
+    assert {event.source for event in heard.of(Nested)} >= {"inner"}
+    stages = [(call.stage, call.model) for call in reply.calls]
+    assert stages.count(("panel", "a")) == 3
+    assert ("judge", "judge") in stages
+    assert ("synthesis", "writer") in stages
+
+
+async def test_several_samples_of_a_fusion_are_several_runs_of_it() -> None:
+    model = Scripted("a", ["x"])
+    inner = {"strategy": "single", "panel": ["a"]}
+    outer = {"strategy": "vote", "extract": "text", "panel": [{"model": "inner", "samples": 3}]}
+    heard = Heard()
+    reply = await fusion([model], inner=inner, outer=outer)["outer"].answer(asking(sampling=Sampling(seed=5)), heard)
+    assert len(model.requests) == 3
+    assert len({request.sampling.seed for request in model.requests}) == 3
+    assert reply.report is not None
+    assert len(reply.report.candidates) == 3
+    assert [event.text for event in heard.of(TextDelta)] == ["x"]
+
+
+async def test_a_fusion_as_judge_gives_the_mean_of_its_members() -> None:
+    judges = [Scripted("one", preference=lambda _: 0.9), Scripted("two", preference=lambda _: 0.5)]
+    dead = Scripted("dead", error=EngineDied("gone"))
+    jury = {"strategy": "single", "panel": ["one", "two", "dead"]}
+    built = fusion([*judges, dead], jury=jury)["jury"]
+    weights = await built.weigh(asking(), ("A", "B"))
+    assert weights["A"] == pytest.approx(0.7)
+    with pytest.raises(PanelFailed, match="dead: gone"):
+        await fusion([dead], jury={"strategy": "single", "panel": ["dead"]})["jury"].weigh(asking(), ("A", "B"))
