@@ -1,0 +1,166 @@
+"""Cross-checks: what only shows when the parts of a configuration are seen together. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+from local_fusion.config.personas import PERSONAS
+from local_fusion.config.problems import KeyPath, Problem, suggestion
+from local_fusion.config.references import named_by
+from local_fusion.config.schema import (
+    BestOfConfig,
+    Config,
+    FusionConfig,
+    ModelConfig,
+    SingleConfig,
+    VoteConfig,
+)
+
+_SET_BY_US = (  # arguments of vLLM's server whose values follow from the plan or from how engines are run
+    "--model",
+    "--served-model-name",
+    "--host",
+    "--port",
+    "--uds",
+    "--api-key",
+    "--config",
+    "--gpu-memory-utilization",
+    "--device-ids",
+    "--pipeline-parallel-size",
+    "--data-parallel-size",
+)
+_OPTIONS = {
+    f"--{name.replace('_', '-')}": name
+    for name in ModelConfig.model_fields
+    if name not in ("source", "gpus", "eager", "tensor_parallel", "kv_cache_bytes", "extra_args")
+} | {
+    "--tensor-parallel-size": "tensor_parallel",
+    "-tp": "tensor_parallel",
+    "--kv-cache-memory-bytes": "kv_cache_bytes",
+    "--enforce-eager": "eager",
+    "-q": "quantization",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the cross-checks look at; None stands for a part that exists but is not valid in itself."""
+
+    models: Mapping[str, ModelConfig | None]
+    fusions: Mapping[str, FusionConfig | None]
+    personas: Collection[str]
+
+    @classmethod
+    def of(cls, config: Config) -> Parts:
+        """All parts of a valid configuration."""
+        return cls(config.models, config.fusions, config.personas)
+
+
+def check_config(config: Config) -> list[Problem]:
+    """Everything that is wrong between the parts of a configuration."""
+    return check_parts(Parts.of(config))
+
+
+def check_parts(parts: Parts) -> list[Problem]:
+    """The same for a configuration of which only some parts are valid in themselves."""
+    problems = [
+        Problem(("fusions", name), f"'{name}' is also the name of a model; both are served by name, so rename one")
+        for name in parts.fusions
+        if name in parts.models
+    ]
+    for name, model in parts.models.items():
+        if model is not None:
+            problems += _model_problems(("models", name), model)
+    cycles: list[tuple[Problem, tuple[str, ...]]] = []
+    for name, fusion in parts.fusions.items():
+        if fusion is not None:
+            problems += fusion_problems(("fusions", name), fusion, parts)
+        if not any(name in cycle for _, cycle in cycles):
+            cycles += cycle_through(name, parts)
+    return problems + [problem for problem, _ in cycles]
+
+
+def fusion_problems(path: KeyPath, fusion: FusionConfig, parts: Parts) -> Iterator[Problem]:
+    """What is wrong with one fusion, given the names of everything else (but for cycles)."""
+    names = [*parts.models, *parts.fusions]
+    for where, called in named_by(fusion):
+        if called not in names:
+            hint = suggestion(called, names, plural="models and fusions")
+            yield Problem((*path, *where), f"no model or fusion is called '{called}'{hint}")
+    personas = [*PERSONAS, *parts.personas]
+    for index, member in enumerate(fusion.panel):
+        if member.persona is not None and member.persona not in personas:
+            hint = suggestion(member.persona, personas, plural="personas")
+            yield Problem((*path, "panel", index, "persona"), f"unknown persona '{member.persona}'{hint}")
+    yield from _pointless(path, fusion)
+
+
+def idle_stages(strategy: str) -> tuple[str, ...]:
+    """The stages, as named under `deadlines`, that a strategy does not have."""
+    return {"single": ("judge", "synthesis"), "vote": ("judge", "synthesis"), "best_of": ("synthesis",)}.get(
+        strategy, ()
+    )
+
+
+def _pointless(path: KeyPath, fusion: FusionConfig) -> Iterator[Problem]:
+    """Settings that could have no effect: better refused than ignored."""
+    candidates = sum(member.samples for member in fusion.panel)
+    if isinstance(fusion, (BestOfConfig, VoteConfig)) and candidates == 1:
+        verb = "choose from" if isinstance(fusion, BestOfConfig) else "vote"
+        message = (
+            f"the panel gives one candidate only, so there is nothing to {verb}; "
+            "add members, raise the member's `samples`, or use strategy single"
+        )
+        yield Problem((*path, "panel"), message)
+    if isinstance(fusion, SingleConfig):
+        for index, member in enumerate(fusion.panel):
+            if member.samples > 1:
+                message = f"strategy single gives one answer, so {member.samples} samples have no use; remove `samples`"
+                yield Problem((*path, "panel", index, "samples"), message)
+        if fusion.quorum > 1:
+            message = f"strategy single gives one answer, so {fusion.quorum} cannot be reached; remove `quorum`"
+            yield Problem((*path, "quorum"), message)
+    for stage in idle_stages(fusion.strategy):
+        if stage in fusion.deadlines.model_fields_set:
+            yield Problem((*path, "deadlines", stage), f"strategy {fusion.strategy} has no such stage; remove it")
+
+
+def _model_problems(path: KeyPath, model: ModelConfig) -> Iterator[Problem]:
+    for index, gpu in enumerate(model.gpus or ()):
+        if gpu < 0:
+            yield Problem((*path, "gpus", index), f"expected the index of a GPU, from 0, got {gpu}")
+    for index, argument in enumerate(model.extra_args):
+        flag = argument.partition("=")[0].replace("_", "-")
+        if flag in _OPTIONS:
+            message = f"{flag} would go behind the planner's back; use the option `{_OPTIONS[flag]}` instead"
+            yield Problem((*path, "extra_args", index), message)
+        elif flag in _SET_BY_US:
+            yield Problem((*path, "extra_args", index), f"{flag} is decided by the plan and cannot be given; remove it")
+
+
+def cycle_through(name: str, parts: Parts) -> Iterator[tuple[Problem, tuple[str, ...]]]:
+    """Whether the fusion `name` calls itself, by way of others or not: a problem at the reference, and the cycle."""
+    fusion = parts.fusions.get(name)
+    for where, called in named_by(fusion) if fusion is not None else ():
+        way_back = _way(called, name, parts, set())
+        if way_back is not None:
+            circle = " → ".join((name, *way_back))
+            message = f"fusions go round in a circle: {circle}; take one of them out"
+            yield Problem(("fusions", name, *where), message), way_back
+            return
+
+
+def _way(start: str, end: str, parts: Parts, seen: set[str]) -> tuple[str, ...] | None:
+    """The names on a way from fusion to fusion, both ends included."""
+    if start == end:
+        return (end,)
+    fusion = parts.fusions.get(start)
+    if fusion is None or start in seen:
+        return None
+    seen.add(start)
+    for _, called in named_by(fusion):
+        rest = _way(called, end, parts, seen)
+        if rest is not None:
+            return (start, *rest)
+    return None

@@ -1,0 +1,73 @@
+"""Paths in a configuration: relative to its folder, with `~` and `${VARIABLE}` expanded."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from local_fusion.config.problems import KeyPath, Problem, nearest, suggestion
+from local_fusion.config.schema import ModelConfig
+
+_VARIABLE = re.compile(r"\$\{([^}]*)\}")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_LOCAL_START = ("/", "./", "../", "~")
+PACKAGE_PREFIX = "package:"
+
+
+class _Unusable(Exception):
+    """A text cannot be expanded; the message says why."""
+
+
+def resolve_model(
+    path: KeyPath, model: ModelConfig, folder: Path, environment: Mapping[str, str]
+) -> tuple[ModelConfig, list[Problem]]:
+    """The model with absolute local paths, and what is wrong with them. Hub ids and packages stay as they are."""
+    problems: list[Problem] = []
+    changes: dict[str, str] = {}
+    try:
+        changes["source"] = _source(model.source, folder, environment)
+    except _Unusable as error:
+        problems.append(Problem((*path, "source"), str(error)))
+    if model.chat_template is not None:
+        try:
+            template = folder / _expand(model.chat_template, environment)
+            changes["chat_template"] = os.path.normpath(template)
+            if not template.is_file():
+                problems.append(Problem((*path, "chat_template"), f"there is no file {os.path.normpath(template)}"))
+        except _Unusable as error:
+            problems.append(Problem((*path, "chat_template"), str(error)))
+    return model.model_copy(update=changes), problems
+
+
+def _source(source: str, folder: Path, environment: Mapping[str, str]) -> str:
+    expanded = _expand(source, environment)
+    if expanded.startswith(PACKAGE_PREFIX):
+        return expanded
+    path = folder / expanded
+    local = (
+        expanded.startswith(_LOCAL_START)
+        or expanded in (".", "..")
+        or expanded.endswith(".gguf")
+        or not _HUB_ID.fullmatch(expanded)
+        or path.exists()  # a folder next to the file that looks like a hub id, as vLLM itself would have it
+    )
+    return os.path.normpath(path) if local else expanded
+
+
+def _expand(text: str, environment: Mapping[str, str]) -> str:
+    for name in _VARIABLE.findall(text):
+        if not environment.get(name):
+            state = "empty" if name in environment else "not set"
+            hint = suggestion(name, environment, plural="variables") if nearest(name, environment) else ""
+            raise _Unusable(f"the environment variable {name} is {state}; set it or write the path itself{hint}")
+    expanded = _VARIABLE.sub(lambda match: environment[match[1]], text)
+    if "${" in expanded:
+        raise _Unusable(f"'${{' without its '}}' in '{text}'")
+    if not expanded.startswith("~"):
+        return expanded
+    home = os.path.expanduser(expanded)
+    if home.startswith("~"):
+        raise _Unusable(f"there is no user for {expanded.partition('/')[0]}; write the whole path")
+    return home

@@ -1,0 +1,140 @@
+"""The border to pydantic: its errors become problems in plain words, at the key path the user wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from local_fusion.config.keys import fusion_keys, strategies, valid_keys
+from local_fusion.config.problems import KeyPath, Problem, nearest, shown, suggestion
+
+_EXPECTED = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "a mapping (lines of `key: value`)",
+    "model_type": "a mapping (lines of `key: value`)",
+    "model_attributes_type": "a mapping (lines of `key: value`)",
+    "none_required": "null",
+}
+_NAME = "a name of letters, digits and . _ : - that starts with a letter or digit (parts may be joined by /)"
+
+
+def problems_of(error: ValidationError, data: Any, *, within: KeyPath = ()) -> list[Problem]:
+    """The problems that pydantic found in the part at `within` of `data`, a whole configuration."""
+    details = error.errors(include_url=False)
+    for each in details:
+        each["loc"] = (*within, *each["loc"])
+    return [_problem(_path(each["loc"]), each, data) for each in details if not _is_text_branch(each)]
+
+
+def _is_text_branch(details: ErrorDetails) -> bool:
+    """Whether this says that a "text or list" is no text; that it is no good list either is another error."""
+    loc = details["loc"]
+    return details["type"] == "string_type" and loc[-1] == "str" and loc[0] == "fusions"
+
+
+def _path(loc: tuple[str | int, ...]) -> KeyPath:
+    """The key path the user wrote: without the tags that pydantic adds for unions and for keys."""
+    if loc and loc[-1] == "[key]":
+        return loc[:-1]
+    if len(loc) > 2 and loc[0] == "fusions":
+        loc = (*loc[:2], *loc[3:])
+    return tuple(step for step in loc if step != "list[str]")
+
+
+def _problem(path: KeyPath, details: ErrorDetails, data: Any) -> Problem:
+    kind, value, context = details["type"], details["input"], details.get("ctx", {})
+    match kind:
+        case "extra_forbidden":
+            return Problem(path, _unknown_key(path, data))
+        case "missing":
+            return Problem(path, f"missing: expected {_article(path)}")
+        case "union_tag_not_found":
+            if not isinstance(value, Mapping):
+                return Problem(path, f"expected {_EXPECTED['model_type']}, got {shown(value)}")
+            return Problem((*path, "strategy"), f"missing: expected one of {', '.join(strategies())}")
+        case "union_tag_invalid":
+            tag = str(context.get("tag", ""))
+            message = f"unknown strategy '{tag}'{suggestion(tag, strategies(), plural='strategies')}"
+            return Problem((*path, "strategy"), message)
+        case "literal_error":
+            valid = str(context.get("expected", ""))
+            near = nearest(value, valid.replace("'", "").replace(" or ", ", ").split(", ")) if _is_text(value) else None
+            return Problem(
+                path, f"expected {valid}, got {shown(value)}" + (f"; did you mean '{near}'?" if near else "")
+            )
+        case "string_pattern_mismatch":
+            return Problem(path, f"expected {_NAME}, got {shown(value)}")
+        case "value_error":
+            return _own_error(path, str(context.get("error", details["msg"])), value)
+        case "too_short" | "string_too_short":
+            return Problem(path, f"expected at least {context.get('min_length', 1)} entry, got none")
+        case "int_from_float":
+            return Problem(path, f"expected a whole number, got {shown(value)}")
+    if details["loc"][-1] == "list[str]":
+        return Problem(path, f"expected text or a list of texts, got {shown(value)}")
+    if kind in _EXPECTED:
+        return Problem(path, f"expected {_EXPECTED[kind]}, got {shown(value)}{_way_out(kind, value)}")
+    bound = details["msg"].removeprefix("Input should be ").removeprefix("Value should have ")
+    bound = f"a value {bound}" if bound.startswith(("less", "greater")) else bound[:1].lower() + bound[1:]
+    return Problem(path, f"expected {bound}, got {shown(value)}")
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _unknown_key(path: KeyPath, data: Any) -> str:
+    key = str(path[-1])
+    keys = valid_keys(path[:-1], data)
+    if len(path) == 3 and path[0] == "fusions":
+        others = [strategy for strategy in strategies() if key in fusion_keys(strategy)]
+        if others:
+            strategy = data["fusions"][path[1]]["strategy"]
+            return f"strategy {strategy} takes no '{key}'; remove it, or use a strategy that does: {', '.join(others)}"
+    return f"unknown key{suggestion(key, keys, plural='keys')}"
+
+
+def _article(path: KeyPath) -> str:
+    match path[-1]:
+        case "models":
+            return "a mapping of names to models, each with a `source`"
+        case "source":
+            return "a hub id such as Qwen/Qwen3-8B, a local folder or a GGUF file"
+        case "panel":
+            return "a list of members, each a model's or fusion's name"
+        case "judge" | "model":
+            return "the name of a model or fusion"
+        case key:
+            return f"a value for '{key}'"
+
+
+def _own_error(path: KeyPath, message: str, value: Any) -> Problem:
+    """A schema's own message; where it starts with `key: `, the problem lies at that key."""
+    key, colon, rest = message.partition(": ")
+    if colon and isinstance(value, Mapping) and (key in value or key == "quorum"):
+        return Problem((*path, key), rest)
+    told = isinstance(value, (Mapping, list)) or str(value) in message
+    return Problem(path, message if told else f"{message}, got {shown(value)}")
+
+
+def _way_out(kind: str, value: Any) -> str:
+    if kind == "string_type" and isinstance(value, (int, float)):
+        return f"; write '{shown(value)}' in quotes"
+    if kind in ("dict_type", "model_type") and _is_text(value) and ":" in value:
+        return "; is a space missing after the colon?"
+    if kind == "list_type" and _is_text(value):
+        return f"; write [{value}]"
+    if (
+        kind in ("int_type", "float_type")
+        and _is_text(value)
+        and value.strip().lstrip("-").replace(".", "", 1).isdigit()
+    ):
+        return "; remove the quotes"
+    return ""
