@@ -1,0 +1,163 @@
+"""GPUs, seen through a made-up NVML."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from local_fusion.hardware.probe import probe_devices, why_no_gpu
+
+GIB = 1024**3
+
+
+class NVMLError(Exception):
+    pass
+
+
+class NVMLError_LibraryNotFound(NVMLError):
+    pass
+
+
+class NVMLError_NotSupported(NVMLError):
+    pass
+
+
+@dataclass
+class Card:
+    name: str | bytes = "NVIDIA GeForce RTX 3090"
+    total: int = 24 * GIB
+    free: int = 20 * GIB
+    uuid: str = "GPU-aaaa"
+    split: bool | None = None
+    lost: bool = False
+
+
+@dataclass
+class Nvml:
+    """Stands in for the module `pynvml`."""
+
+    cards: list[Card] = field(default_factory=list)
+    init_error: NVMLError | None = None
+    open: int = 0
+
+    NVMLError = NVMLError
+    NVMLError_LibraryNotFound = NVMLError_LibraryNotFound
+
+    def nvmlInit(self) -> None:
+        if self.init_error is not None:
+            raise self.init_error
+        self.open += 1
+
+    def nvmlShutdown(self) -> None:
+        self.open -= 1
+
+    def nvmlDeviceGetCount(self) -> int:
+        return len(self.cards)
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> Card:
+        return self.cards[index]
+
+    def nvmlDeviceGetUUID(self, card: Card) -> str:
+        return card.uuid
+
+    def nvmlDeviceGetName(self, card: Card) -> str | bytes:
+        return card.name
+
+    def nvmlDeviceGetMigMode(self, card: Card) -> list[int]:
+        if card.split is None:
+            raise NVMLError_NotSupported("Not Supported")
+        return [int(card.split), int(card.split)]
+
+    def nvmlDeviceGetMemoryInfo(self, card: Card) -> Card:
+        if card.lost:
+            raise NVMLError("GPU is lost")
+        return card
+
+
+@pytest.fixture
+def nvml(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nvml]:
+    fake = Nvml()
+    monkeypatch.setitem(sys.modules, "pynvml", _as_module(fake))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    yield fake
+    assert fake.open == 0, "NVML was not shut down"
+
+
+def _as_module(fake: Any) -> ModuleType:
+    module: ModuleType = fake
+    return module
+
+
+def four() -> list[Card]:
+    return [Card(uuid=f"GPU-{letter * 4}", free=(20 - index) * GIB) for index, letter in enumerate("abcd")]
+
+
+def test_every_gpu_is_a_device_with_its_total_and_free_memory(nvml: Nvml) -> None:
+    nvml.cards = [Card(), Card(name=b"NVIDIA A40", total=48 * GIB, free=47 * GIB)]
+    first, second = probe_devices()
+    assert (first.index, first.name, first.kind) == (0, "NVIDIA GeForce RTX 3090", "cuda")
+    assert (first.total_bytes, first.free_bytes, first.reserved_bytes) == (24 * GIB, 20 * GIB, 4 * GIB)
+    assert (second.index, second.name) == (1, "NVIDIA A40")
+    assert why_no_gpu() == ""
+
+
+@pytest.mark.parametrize(
+    ("visible", "indices"),
+    [("2,0", [2, 0]), ("GPU-bb", [1]), ("GPU-dddd, 1", [3, 1]), ("0,9,1", [0]), ("0,0", [0]), ("1,MIG-x,2", [1])],
+)
+def test_cuda_visible_devices_chooses_by_index_or_uuid_as_cuda_does(
+    nvml: Nvml, monkeypatch: pytest.MonkeyPatch, visible: str, indices: list[int]
+) -> None:
+    nvml.cards = four()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert [device.index for device in probe_devices()] == indices
+    assert "CUDA_VISIBLE_DEVICES" in why_no_gpu()
+
+
+@pytest.mark.parametrize("visible", ["", "-1", "NoDevFiles", "GPU-zz", "7"])
+def test_if_no_gpu_is_visible_the_cpu_is_the_device_and_the_reason_is_told(
+    nvml: Nvml, monkeypatch: pytest.MonkeyPatch, visible: str
+) -> None:
+    nvml.cards = four()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    (device,) = probe_devices(share=0.5)
+    assert device.kind == "cpu"
+    assert f"'{visible}'" in why_no_gpu()
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (NVMLError_LibraryNotFound("x"), "no NVIDIA driver is installed"),
+        (NVMLError("Unknown Error"), "the NVIDIA driver cannot be asked: Unknown Error"),
+    ],
+)
+def test_a_driver_that_does_not_answer_is_the_reason_why_there_is_no_gpu(
+    nvml: Nvml, error: NVMLError, reason: str
+) -> None:
+    nvml.init_error = error
+    assert probe_devices()[0].kind == "cpu"
+    assert reason in why_no_gpu()
+
+
+def test_a_driver_without_gpus_says_so(nvml: Nvml) -> None:
+    assert probe_devices()[0].kind == "cpu"
+    assert why_no_gpu() == "the NVIDIA driver is loaded but finds no GPU"
+
+
+def test_a_lost_or_split_gpu_is_left_out_and_named(nvml: Nvml) -> None:
+    nvml.cards = [Card(lost=True), Card(split=True), Card(split=False)]
+    assert [device.index for device in probe_devices()] == [2]
+    assert "GPU 0 does not tell its memory: GPU is lost" in why_no_gpu()
+    assert "GPU 1 (NVIDIA GeForce RTX 3090) is split into MIG slices" in why_no_gpu()
+
+
+def test_without_the_nvml_package_the_reason_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert probe_devices()[0].kind == "cpu"
+    assert "nvidia-ml-py" in why_no_gpu()
