@@ -1,0 +1,175 @@
+"""The folder of imported checkpoints: where it is, what it holds, and how one is put there whole or not at all."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from local_fusion.engines.checkpoints.folders import checkpoint_problem
+from local_fusion.engines.checkpoints.gguf_header import read_header
+from local_fusion.engines.checkpoints.worker import Progress, run
+from local_fusion.errors import SetupError
+
+# Raise it when what the importer writes changes: older imports are then no longer used.
+_IMPORTER_VERSION = 1
+_MARKER = "local-fusion.json"
+_DIGESTS = ".digests.json"
+_BYTES_PER_WEIGHT = 2  # bfloat16
+
+
+@dataclass(frozen=True, slots=True)
+class CachedCheckpoint:
+    """An imported checkpoint: `name` and `source` of the file it was made from, its folder and size in bytes."""
+
+    name: str
+    path: Path
+    bytes: int
+    source: str
+
+
+def cache_folder() -> Path:
+    """Where imported checkpoints are kept: below `$LOCAL_FUSION_CACHE`, else the user's cache folder."""
+    if own := os.environ.get("LOCAL_FUSION_CACHE"):
+        base = Path(own).expanduser().absolute()
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "local-fusion"
+    return base / "checkpoints"
+
+
+def cached() -> list[CachedCheckpoint]:
+    """The imported checkpoints, by name."""
+    found = []
+    for marker in cache_folder().glob(f"[!.]*/{_MARKER}"):
+        folder = marker.parent
+        made_from = json.loads(marker.read_text(encoding="utf-8"))
+        size = sum(path.stat().st_size for path in folder.iterdir())
+        found.append(CachedCheckpoint(made_from["name"], folder, size, made_from["source"]))
+    return sorted(found, key=lambda checkpoint: (checkpoint.name, checkpoint.path))
+
+
+def import_gguf(path: Path, *, source: str, progress: Progress, stop: threading.Event | None = None) -> Path:
+    """The checkpoint folder made from the GGUF file `path`, made now if it is not there yet.
+
+    Raises `ConfigError` for a broken or unsupported file, `SetupError` where this machine lacks something.
+    """
+    header = read_header(path)
+    folder = cache_folder()
+    with _usable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        target = folder / _key(path, folder)
+        lock = (folder / f".{target.name}.lock").open("a")
+    with lock:
+        if _is_whole(target):
+            return target
+        _wait_for(lock, path.name, progress, stop)
+        if not _is_whole(target):
+            _check_space(folder, path.name, header.weights * _BYTES_PER_WEIGHT)
+            _make(path, target, source, progress, stop)
+    return target
+
+
+def _make(path: Path, target: Path, source: str, progress: Progress, stop: threading.Event | None) -> None:
+    partial = target.with_name(f".{target.name}.partial")
+    # We hold the lock, so whatever is there was left by an import that was killed.
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        with _usable(target.parent):
+            partial.mkdir()
+        run(
+            "local_fusion.engines.checkpoints.gguf_import",
+            [str(path), str(partial)],
+            what=f"importing {path.name}",
+            progress=lambda text: progress(f"importing {path.name}: {text}"),
+            stop=stop,
+            environment={"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "TRANSFORMERS_VERBOSITY": "error"},
+        )
+        marker = {"name": path.stem, "source": source, "importer": _IMPORTER_VERSION}
+        with _usable(target.parent):
+            (partial / _MARKER).write_text(json.dumps(marker) + "\n", encoding="utf-8")
+            if target.exists():
+                shutil.rmtree(target)
+            partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _usable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SetupError(
+            f"the cache {folder} cannot be used: {error.strerror or error}",
+            hint="Make it writable and make room in it, or set LOCAL_FUSION_CACHE to another folder.",
+        ) from error
+
+
+def _is_whole(target: Path) -> bool:
+    return (target / _MARKER).is_file() and checkpoint_problem(target) is None
+
+
+def _check_space(folder: Path, name: str, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise SetupError(
+            f"importing {name} needs {needed / 1e9:.1f} GB in {folder}, where {free / 1e9:.1f} GB are free",
+            hint="Make room there, or set LOCAL_FUSION_CACHE to a folder on another disk.",
+        )
+
+
+def _key(path: Path, folder: Path) -> str:
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).lstrip(".-")
+    return f"{stem}-{_digest(path, folder)[:16]}-{_IMPORTER_VERSION}"
+
+
+def _digest(path: Path, folder: Path) -> str:
+    """The file's SHA-256; remembered by size and time of change, because hashing many gigabytes takes a while."""
+    known = _known_digests(folder)
+    status = path.stat()
+    identity = [status.st_size, status.st_mtime_ns, status.st_ino]
+    if (entry := known.get(str(path))) and entry[:-1] == identity:
+        return str(entry[-1])
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    known = {file: entry for file, entry in _known_digests(folder).items() if Path(file).exists()}
+    known[str(path)] = [*identity, digest]
+    new = folder / f"{_DIGESTS}.{os.getpid()}.{threading.get_ident()}"
+    new.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    new.rename(folder / _DIGESTS)
+    return digest
+
+
+def _known_digests(folder: Path) -> dict[str, list[int | str]]:
+    try:
+        known: dict[str, list[int | str]] = json.loads((folder / _DIGESTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known
+
+
+def _wait_for(lock: IO[str], name: str, progress: Progress, stop: threading.Event | None) -> None:
+    """Take `lock`, which is held until it is closed."""
+    told = False
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            pass
+        if not told:
+            progress(f"waiting for another process that is importing {name}")
+            told = True
+        if stop is not None and stop.is_set():
+            raise SetupError(f"importing {name} was stopped", hint="Run it again to go on.")
+        time.sleep(0.2)

