@@ -1,0 +1,241 @@
+"""Talking to one engine over its Unix socket. Foreign errors become ours here, and nowhere else."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from local_fusion.core.records import Usage
+from local_fusion.errors import (
+    ContextTooLong,
+    EngineDied,
+    EngineRejected,
+    EngineUnavailable,
+    LocalFusionError,
+    RequestError,
+)
+
+_TOO_LONG = re.compile(r"maximum context length|maximum model length|cannot be greater than max_model_len")
+# Those that concern one connection only (RFC 9110, 7.6.1), and what a client must not decide for us.
+_PER_CONNECTION = {
+    "connection",
+    "content-length",
+    "host",
+    "keep-alive",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+}
+_OURS = {"proxy-authenticate", "proxy-authorization", "authorization", "cookie", "accept-encoding"}
+_HOP_HEADERS = _PER_CONNECTION | _OURS
+# An aiohttp session tells time limits apart: none in all, short for connecting.
+_CONNECT_SECONDS = 5.0
+_HEALTH_SECONDS = 5.0
+# vLLM's server drops idle connections after 5 s; reusing one at that moment would look like a crash.
+_KEEP_ALIVE_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of answer `index`: its text, why it ended if it has, and its usage so far.
+
+    The last chunk of a stream has no index (None) and the usage of all answers together.
+    """
+
+    index: int | None
+    text: str
+    finish_reason: str | None
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenized:
+    """A text's tokens as the engine counts them, and the longest context it takes, in tokens."""
+
+    count: int
+    max_model_len: int
+    tokens: tuple[int, ...]
+
+
+class ForwardedResponse:
+    """An engine's answer as it came: status, headers, and the raw bytes of the body, once."""
+
+    def __init__(self, response: aiohttp.ClientResponse, name: str) -> None:
+        self.status = response.status
+        self.headers = {key: value for key, value in response.headers.items() if key.lower() not in _HOP_HEADERS}
+        self._response = response
+        self._name = name
+
+    async def body(self) -> AsyncIterator[bytes]:
+        """The body in pieces as they arrive. Raises `EngineDied` where it ends too early; closing it gives up."""
+        try:
+            with _translated(self._name):
+                async for piece in self._response.content.iter_any():
+                    yield piece
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Drop the connection unless the body was read to its end; that aborts the engine's work."""
+        self._response.close()
+
+
+class EngineClient:
+    """A connection pool to the engine called `name` that listens on `socket`."""
+
+    def __init__(self, socket: Path, name: str) -> None:
+        self.name = name
+        self._socket = socket
+        self._session: aiohttp.ClientSession | None = None
+
+    async def chat_stream(self, payload: Mapping[str, Any]) -> AsyncGenerator[Chunk, None]:
+        """Stream a chat completion (`payload` as OpenAI's, without the streaming options).
+
+        Raises `RequestError`, `ContextTooLong`, `EngineRejected`, `EngineUnavailable`, and `EngineDied` where the
+        stream ends without being finished. Closing the iterator aborts the engine's work.
+        """
+        options = {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}
+        async with self._open("POST", "/v1/chat/completions", {**payload, **options}) as response:
+            finished = False
+            async for data in _events(response.content.iter_any()):
+                if data == b"[DONE]":
+                    finished = True
+                    continue
+                event = _parsed(data, self.name)
+                if "error" in event:
+                    raise _rejection(event, response.status, self.name)
+                for chunk in _chunks(event):
+                    yield chunk
+            if not finished:
+                raise EngineDied(f"{self.name} broke off in the middle of its answer", hint=_LOG)
+
+    async def complete(self, payload: Mapping[str, Any], path: str = "/v1/chat/completions") -> dict[str, Any]:
+        """One completion without streaming, as the engine gives it. Raises as `chat_stream` does."""
+        async with self._open("POST", path, payload) as response:
+            return _parsed(await response.read(), self.name)
+
+    async def tokenize(self, conversation: str | Sequence[Mapping[str, Any]]) -> Tokenized:
+        """The tokens of a plain text (nothing added), or of messages as the model's chat template writes them."""
+        if isinstance(conversation, str):
+            payload: dict[str, Any] = {"prompt": conversation, "add_special_tokens": False}
+        else:
+            payload = {"messages": list(conversation)}
+        answer = await self.complete({"model": self.name, **payload}, "/tokenize")
+        return Tokenized(answer["count"], answer["max_model_len"], tuple(answer["tokens"]))
+
+    async def healthy(self) -> bool:
+        """Whether the engine says that it is well; False for anything else."""
+        timeout = aiohttp.ClientTimeout(total=_HEALTH_SECONDS)
+        try:
+            async with self._opened().get("/health", timeout=timeout) as response:
+                return response.status == 200
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            return False
+
+    async def forward(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> ForwardedResponse:
+        """Pass a request through untouched; `path` includes the query. Close or exhaust what comes back.
+
+        Raises `EngineUnavailable` or `EngineDied`; an error that the engine answers with is passed on, not raised.
+        """
+        passed = {key: value for key, value in headers.items() if key.lower() not in _HOP_HEADERS}
+        with _translated(self.name):
+            response = await self._opened().request(method, path, headers=passed, data=body or None)
+        return ForwardedResponse(response, self.name)
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                "http://engine",
+                connector=aiohttp.UnixConnector(str(self._socket), limit=0, keepalive_timeout=_KEEP_ALIVE_SECONDS),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
+                auto_decompress=False,
+                skip_auto_headers=("Accept-Encoding", "User-Agent"),
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._session
+
+    @asynccontextmanager
+    async def _open(self, method: str, path: str, payload: Mapping[str, Any]) -> AsyncIterator[aiohttp.ClientResponse]:
+        """A response that the engine gave with success; anything else is raised as ours."""
+        with _translated(self.name):
+            async with self._opened().request(method, path, json=payload) as response:
+                if response.status >= 400:
+                    raise _rejection(_parsed(await response.read(), self.name), response.status, self.name)
+                yield response
+
+
+_LOG = "Its log says why; the engine is restarted by itself."
+
+
+@contextmanager
+def _translated(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+        raise EngineUnavailable(f"{name} does not accept connections: {error}", hint=_LOG) from error
+    except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        raise EngineDied(f"{name} went away in the middle of a call: {error!r}", hint=_LOG) from error
+
+
+async def _events(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The data of server-sent events, whole, however the bytes were cut."""
+    rest = b""
+    async for piece in pieces:
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            if line.startswith(b"data:"):
+                yield line[5:].strip()
+
+
+def _parsed(data: bytes, name: str) -> dict[str, Any]:
+    try:
+        parsed = json.loads(data)
+    except ValueError:
+        parsed = None
+    if not isinstance(parsed, dict):
+        text = data[:200].decode(errors="replace")
+        raise EngineRejected(f"{name} answered with something that is not a JSON object: {text!r}")
+    return parsed
+
+
+def _chunks(event: Mapping[str, Any]) -> Iterator[Chunk]:
+    counts = event.get("usage") or {}
+    usage = Usage(counts.get("prompt_tokens") or 0, counts.get("completion_tokens") or 0)
+    for choice in event["choices"]:
+        text = (choice.get("delta") or {}).get("content") or ""
+        yield Chunk(choice["index"], text, choice.get("finish_reason"), usage)
+    if not event["choices"]:
+        yield Chunk(None, "", None, usage)
+
+
+def _rejection(answer: Mapping[str, Any], status: int, name: str) -> LocalFusionError:
+    """The engine's error answer as one of ours: the request's fault where the engine says so."""
+    error = answer.get("error")
+    error = error if isinstance(error, Mapping) else {"message": str(answer)}
+    message = str(error.get("message"))
+    code = error.get("code")
+    if status < 400:  # said in the middle of a stream that began well
+        status = code if isinstance(code, int) else 500
+    if status in (400, 422):
+        param = error.get("param")
+        param = param.removeprefix("body.") if isinstance(param, str) else None
+        if _TOO_LONG.search(message):
+            return ContextTooLong(
+                f"{name}: {message}", param=param, hint="Shorten the conversation or ask for fewer tokens."
+            )
+        return RequestError(f"{name}: {message}", param=param)
+    return EngineRejected(f"{name} answered with status {status}: {message}", engine_status=status)

@@ -1,0 +1,90 @@
+"""The command line and environment of one vLLM server, from a placement: a pure function."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from local_fusion.config.schema import ModelConfig
+from local_fusion.planner.plan import Placement
+
+# Nothing leaves the machine.
+_OFFLINE = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_DO_NOT_TRACK": "1", "DO_NOT_TRACK": "1"}
+
+# An engine needs none of these; VLLM_API_KEY would even make it turn us away.
+_SECRET_ENDINGS = ("_API_KEY", "_TOKEN", "_SECRET", "_PASSWORD", "_ACCESS_KEY", "_SECRET_KEY")
+
+# JSON without whitespace saves the judge's tokens. vLLM takes that option only with a backend named, and of the two
+# that know it guidance understands more of JSON schema (xgrammar refuses multipleOf, uniqueItems, pattern with length).
+_STRUCTURED_OUTPUTS = json.dumps({"backend": "guidance", "disable_any_whitespace": True})
+
+# vLLM's own default on large GPUs (8192) makes activations too big to share a GPU.
+_BATCHED_TOKENS = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCommand:
+    """A program's arguments, the program first, and its whole environment."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+
+
+def engine_command(
+    placement: Placement, model: ModelConfig, *, socket: Path, python: str, environ: Mapping[str, str]
+) -> EngineCommand:
+    """How to run vLLM for `placement`, listening on `socket`.
+
+    `python` is the interpreter that has vLLM; `environ` is passed on without secrets and without what would overrule
+    the placement. Threads of a CPU engine are bound to `placement.cores`; with no cores named, vLLM chooses.
+    """
+    on_cpu = placement.kind == "cpu"
+    eager = on_cpu if model.eager is None else model.eager
+    argv = [python, "-m", "vllm.entrypoints.openai.api_server"]
+    argv += ["--model", str(placement.checkpoint), "--served-model-name", placement.model, "--uds", str(socket)]
+    argv += ["--kv-cache-memory-bytes", str(placement.kv_cache_bytes), "--max-model-len", str(placement.max_model_len)]
+    argv += ["--max-num-seqs", str(model.max_num_seqs), "--tensor-parallel-size", str(placement.tensor_parallel)]
+    argv += ["--disable-uvicorn-access-log", "--structured-outputs-config", _STRUCTURED_OUTPUTS]
+    if not on_cpu:
+        # With explicit KV bytes vLLM still refuses to start when less than this share of the GPU is free.
+        argv += ["--gpu-memory-utilization", "0.01"]
+    if batched := model.max_num_batched_tokens or (None if on_cpu else max(_BATCHED_TOKENS, model.max_num_seqs)):
+        argv += ["--max-num-batched-tokens", str(batched)]
+    if eager:
+        argv += ["--enforce-eager"]
+    if model.dtype != "auto":
+        argv += ["--dtype", model.dtype]
+    if model.kv_cache_dtype != "auto":
+        argv += ["--kv-cache-dtype", model.kv_cache_dtype]
+    if model.quantization is not None:
+        argv += ["--quantization", model.quantization]
+    if model.chat_template is not None:
+        argv += ["--chat-template", model.chat_template]
+    if model.trust_remote_code:
+        argv += ["--trust-remote-code"]
+    argv += model.extra_args
+    env = {name: value for name, value in environ.items() if not name.endswith(_SECRET_ENDINGS)} | _OFFLINE
+    if on_cpu:
+        env.pop("VLLM_CPU_KVCACHE_SPACE", None)  # would win over the explicit bytes
+        if placement.cores:
+            env["VLLM_CPU_OMP_THREADS_BIND"] = core_list(placement.cores)
+        if eager:
+            # Even an eager engine compiles C++ at its first request with logprobs: 27 s, and it needs g++.
+            env["TORCH_COMPILE_DISABLE"] = "1"
+    else:
+        # The order in which NVML counts; CUDA's own default is fastest first.
+        env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(str(device) for device in placement.devices)
+    return EngineCommand(tuple(argv), env)
+
+
+def core_list(cores: Iterable[int]) -> str:
+    """Core ids as the kernel and vLLM write them: `0-3,8`."""
+    runs = []
+    for _, run in groupby(enumerate(sorted(set(cores))), key=lambda pair: pair[1] - pair[0]):
+        ids = [core for _, core in run]
+        runs.append(str(ids[0]) if len(ids) == 1 else f"{ids[0]}-{ids[-1]}")
+    return ",".join(runs)

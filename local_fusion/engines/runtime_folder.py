@@ -1,0 +1,203 @@
+"""The private folder where one server keeps sockets, logs and a note of every process family it started."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import stat
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from local_fusion.engines.warden import all_processes, family_of, read_process, send
+from local_fusion.errors import SetupError
+
+VARIABLE = "LOCAL_FUSION_RUNTIME"
+_SOCKET_PATH_BYTES = 107  # sockaddr_un holds 108, the last one being zero
+_KILL_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """What a server that did not end properly had left: its process id and the engine processes that were killed."""
+
+    server: int
+    killed: tuple[int, ...]
+
+
+class RuntimeFolder:
+    """One server's folder below `base`, named by its process id and start time. Closing removes it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def open(cls, environ: Mapping[str, str] = os.environ) -> RuntimeFolder:
+        """Make this process's folder in the user's private runtime folder.
+
+        Raises `SetupError` where that is not writable, full, or may be read or replaced by others.
+        """
+        base = private_base(environ)
+        path = base / _owner_name(os.getpid())
+        with _explained(base):
+            path.mkdir(mode=0o700, exist_ok=True)
+        return cls(path)
+
+    def socket(self, name: str) -> Path:
+        """Where the engine `name` listens. Raises `SetupError` for a path too long for a Unix socket."""
+        path = self.path / f"{_file_name(name)}.sock"
+        length = len(os.fsencode(path))
+        if length > _SOCKET_PATH_BYTES:
+            raise SetupError(
+                f"the path {path} has {length} bytes; a Unix socket's may have {_SOCKET_PATH_BYTES}",
+                hint=f"Set {VARIABLE} to a folder with a shorter path.",
+            )
+        return path
+
+    def log(self, name: str) -> Path:
+        """Where the output of the engine `name` is collected."""
+        return self.path / f"{_file_name(name)}.log"
+
+    def remember(self, name: str, warden: int) -> None:
+        """Note that the process `warden` leads the family of `name`, for whoever has to clean up after us."""
+        leader = read_process(warden)
+        if leader is None:
+            return
+        note = {"name": name, "warden": warden, "started": leader.started}
+        with _explained(self.path):
+            (self.path / f"{_file_name(name)}.family").write_text(json.dumps(note), encoding="utf-8")
+
+    def forget(self, name: str) -> None:
+        """The family of `name` is gone."""
+        (self.path / f"{_file_name(name)}.family").unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Remove the folder with all that is in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def private_base(environ: Mapping[str, str] = os.environ) -> Path:
+    """The user's folder for all servers: `$LOCAL_FUSION_RUNTIME`, else below `$XDG_RUNTIME_DIR`, else below `/tmp`.
+
+    Created where missing. Raises `SetupError` if it is not a folder of ours that others are kept out of.
+    """
+    session = environ.get("XDG_RUNTIME_DIR")
+    if chosen := environ.get(VARIABLE):
+        base = Path(chosen).absolute()
+    elif session and os.access(session, os.W_OK | os.X_OK):
+        base = Path(session) / "local-fusion"
+    else:
+        base = Path("/tmp") / f"local-fusion-{os.getuid()}"
+    with _explained(base):
+        base.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            base.mkdir(mode=0o700)
+        found = base.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        raise SetupError(f"{base} is not a folder", hint=f"Remove it, or set {VARIABLE} to another folder.")
+    if found.st_uid != os.getuid():
+        raise SetupError(
+            f"{base} belongs to user {found.st_uid}, not to you (user {os.getuid()})",
+            hint=f"Set {VARIABLE} to a folder of your own.",
+        )
+    if found.st_mode & 0o077:
+        raise SetupError(
+            f"{base} is open to other users (mode {stat.S_IMODE(found.st_mode):o}); only you may reach engines",
+            hint=f"chmod 700 {base}",
+        )
+    return base
+
+
+def clean_up_leftovers(environ: Mapping[str, str] = os.environ) -> tuple[Leftover, ...]:
+    """Kill what servers that are gone left running, and remove their folders; says what was found.
+
+    Blocks for some seconds at most, while killed processes disappear. Raises `SetupError` as `private_base` does.
+    """
+    base = private_base(environ)
+    leftovers = []
+    for folder in sorted(base.iterdir()):
+        match = re.fullmatch(r"(\d+)-(\d+)", folder.name)
+        if match is None or folder.is_symlink() or not folder.is_dir():
+            continue
+        server, started = int(match[1]), int(match[2])
+        if _is_alive(server, started):
+            continue
+        killed: list[int] = []
+        for note in folder.glob("*.family"):
+            killed += _kill_noted_family(note)
+        shutil.rmtree(folder, ignore_errors=True)
+        leftovers.append(Leftover(server, tuple(killed)))
+    return tuple(leftovers)
+
+
+def kill_family(warden: int, started: int) -> list[int]:
+    """Kill the family of a warden that started at `started` (clock ticks since boot), dead or alive: pids killed.
+
+    The kernel gives a pid to nobody else while it names a session, so as long as members live they can be told by it.
+    """
+    killed: set[int] = set()
+    deadline = time.monotonic() + _KILL_SECONDS
+    while members := _members(warden, started):
+        killed |= set(members)
+        send(members, signal.SIGKILL)
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.02)
+    return sorted(killed)
+
+
+def _members(warden: int, started: int) -> list[int]:
+    leader = read_process(warden)
+    if leader is not None and leader.state not in "ZX" and leader.started != started:
+        return []  # the pid is somebody else's by now
+    processes = all_processes()
+    members = [pid for pid in family_of(warden) if pid in processes and processes[pid].started >= started]
+    if leader is not None and leader.started == started and leader.state not in "ZX":
+        members.append(warden)
+    return members
+
+
+def _kill_noted_family(note: Path) -> list[int]:
+    try:
+        family = json.loads(note.read_text(encoding="utf-8"))
+        return kill_family(int(family["warden"]), int(family["started"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return []  # half written when the machine went down: nothing of it can be alive
+
+
+def _is_alive(pid: int, started: int) -> bool:
+    process = read_process(pid)
+    return process is not None and process.started == started and process.state not in "ZX"
+
+
+def _owner_name(pid: int) -> str:
+    process = read_process(pid)
+    if process is None:
+        raise SetupError("/proc does not show this process", hint="local-fusion needs Linux with /proc mounted.")
+    return f"{pid}-{process.started}"
+
+
+def _file_name(name: str) -> str:
+    """A short, unique file name for an engine's name, which may be long and hold slashes."""
+    if re.fullmatch(r"[A-Za-z0-9._-]{1,24}", name):
+        return name
+    return f"{re.sub(r'[^A-Za-z0-9._-]', '-', name)[:16]}-{hashlib.sha256(name.encode()).hexdigest()[:7]}"
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = "Free some space there, or set" if full else "Make it writable, or set"
+        raise SetupError(
+            f"cannot write to {path}: {error.strerror}", hint=f"{hint} {VARIABLE} to another folder."
+        ) from error

@@ -1,0 +1,95 @@
+"""Shared fixtures: engines that are fake processes, and a lock on the real ones."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from local_fusion.config.schema import EngineSettings, ModelConfig
+from local_fusion.engines.command import EngineCommand, engine_command
+from local_fusion.engines.engine import Engine
+from local_fusion.engines.host import EngineProcess, LocalHost
+from local_fusion.engines.runtime_folder import RuntimeFolder
+from local_fusion.planner.plan import Placement
+from tests.fake_engine import FakeHost, Script
+
+MakeEngine = Callable[..., Engine]
+
+
+@pytest.fixture(autouse=True)
+def no_real_engine_by_accident(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only tests marked `vllm` may start vLLM."""
+    if request.node.get_closest_marker("vllm"):
+        return
+    start = LocalHost.start
+
+    async def guarded(self: LocalHost, command: EngineCommand, *, name: str, log: Path) -> EngineProcess:
+        if any(argument.startswith("vllm") for argument in command.argv):
+            raise AssertionError(f"a test not marked `vllm` wants to start {command.argv}")
+        return await start(self, command, name=name, log=log)
+
+    monkeypatch.setattr(LocalHost, "start", guarded)
+
+
+@pytest.fixture
+def runtime_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RuntimeFolder]:
+    """This process's runtime folder, in a private temporary folder."""
+    monkeypatch.setenv("LOCAL_FUSION_RUNTIME", str(tmp_path / "run"))
+    folder = RuntimeFolder.open()
+    yield folder
+    folder.close()
+
+
+@pytest.fixture
+def fake_host(runtime_folder: RuntimeFolder) -> FakeHost:
+    """Starts fake engines; set `fake_host.scripts[NAME]` before starting."""
+    return FakeHost(LocalHost(runtime_folder))
+
+
+def placement(name: str = "qwen", **changes: Any) -> Placement:
+    """A small placement on the CPU."""
+    facts: dict[str, Any] = {
+        "model": name,
+        "checkpoint": Path("/models") / name,
+        "devices": (0,),
+        "kind": "cpu",
+        "tensor_parallel": 1,
+        "weights_bytes": 2**28,
+        "kv_cache_bytes": 2**26,
+        "kv_bytes_per_token": 23040,
+        "overhead_bytes": 2**28,
+        "max_model_len": 4096,
+        "max_concurrent_requests": 1.0,
+    }
+    return Placement(**{**facts, **changes})
+
+
+@pytest.fixture
+async def make_engine(fake_host: FakeHost, runtime_folder: RuntimeFolder) -> AsyncIterator[MakeEngine]:
+    """`make_engine("qwen", Script(...), settings=…, clock=…)`: an engine, not started; stopped after the test."""
+    engines: list[Engine] = []
+
+    def make(
+        name: str = "qwen",
+        *scripts: Script,
+        settings: EngineSettings = EngineSettings(stop_seconds=1),  # noqa: B008 - frozen
+        **options: Any,
+    ) -> Engine:
+        if scripts:
+            fake_host.scripts[name] = list(scripts)
+        socket = runtime_folder.socket(name)
+        command = engine_command(
+            placement(name), ModelConfig(source="x"), socket=socket, python="python", environ=os.environ
+        )
+        log = runtime_folder.log(name)
+        engine = Engine(name, command, socket=socket, log=log, host=fake_host, settings=settings, **options)
+        engines.append(engine)
+        return engine
+
+    yield make
+    for engine in engines:
+        await engine.stop()

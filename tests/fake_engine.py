@@ -1,0 +1,340 @@
+"""A process that speaks vLLM's HTTP dialect over a Unix socket and misbehaves as its script says.
+
+Run as `python fake_engine.py --uds SOCKET --served-model-name NAME [--max-model-len N]` with the script as JSON in
+`FAKE_ENGINE`. A token is a word with the space before it; its id is a checksum of the word.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import zlib
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+if __name__ != "__main__":  # the program itself imports it later, so that crashing at the start is quick
+    from local_fusion.engines.command import EngineCommand
+    from local_fusion.engines.host import EngineHost, EngineProcess
+
+
+@dataclass
+class Script:
+    """What a fake engine does; by default it is well and echoes the last message."""
+
+    # Pairs of a regular expression, searched in the last message, and the reply: a text, or texts for samples 0, 1, …
+    rules: list[tuple[str, str | list[str]]] = field(default_factory=list)
+    # As `rules`, with the probabilities of labels for `logprob_token_ids`; labels not named share a tiny rest.
+    weights: list[tuple[str, dict[str, float]]] = field(default_factory=list)
+    # The reply to any request with a `response_format`, before `rules`.
+    json_reply: dict[str, Any] | None = None
+    record: str | None = None  # file that gets a JSON line for each request, its end, or its client's disappearance
+    crash_log: str | None = None  # written at the start, then exit with `crash_code`
+    crash_code: int = 1
+    sick_polls: int = 0  # /health answers 503 so often before it answers 200
+    never_healthy: bool = False
+    ignore_sigterm: bool = False
+    grandchild: str | None = None  # file that gets the pid of a child in a session of its own that ignores SIGTERM
+    hang: bool = False  # accept requests (not /health) and never answer
+    hold_after_tokens: int | None = None  # say so many tokens, then nothing more, keeping the stream open
+    die_after_tokens: int | None = None  # exit in the middle of the answer
+    cut_after_tokens: int | None = None  # close the stream without [DONE]
+    error_after_tokens: int | None = None  # an error object in the middle of the stream
+    reject: list[Any] | None = None  # [status, message] for completions
+    token_seconds: float = 0.0
+
+    def dumps(self) -> str:
+        return json.dumps(asdict(self))
+
+
+def token_id(word: str) -> int:
+    return zlib.crc32(word.strip().encode()) % 50_000
+
+
+def words(text: str) -> list[str]:
+    return re.findall(r"\s*\S+", text)
+
+
+def rendered(messages: list[dict[str, Any]]) -> list[str]:
+    """A conversation as tokens: each message has one for its role."""
+    return [word for message in messages for word in (f"<{message['role']}>", *words(message["content"] or ""))]
+
+
+class FakeEngine:
+    def __init__(self, name: str, script: Script, max_model_len: int) -> None:
+        self.name = name
+        self.script = script
+        self.limit = max_model_len
+        self.polls = 0
+        self.vocabulary: dict[int, str] = {}
+
+    def record(self, **entry: Any) -> None:
+        if self.script.record:
+            with open(self.script.record, "a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+
+    def serve(self, socket: str) -> None:
+        from aiohttp import web
+
+        app = web.Application(client_max_size=64 * 1024**2)
+        app.router.add_get("/health", self.health)
+        app.router.add_get("/v1/models", self.models)
+        app.router.add_get("/metrics", self.metrics)
+        app.router.add_post("/tokenize", self.tokenize)
+        app.router.add_post("/v1/chat/completions", self.chat)
+        app.router.add_post("/v1/completions", self.completions)
+        app.router.add_post("/v1/embeddings", self.embeddings)
+        web.run_app(
+            app,
+            path=socket,
+            print=None,
+            handle_signals=not self.script.ignore_sigterm,
+            handler_cancellation=True,
+            shutdown_timeout=0.1,
+        )
+
+    async def health(self, request: Any) -> Any:
+        from aiohttp import web
+
+        self.polls += 1
+        well = self.polls > self.script.sick_polls and not self.script.never_healthy
+        return web.Response(status=200 if well else 503)
+
+    async def models(self, request: Any) -> Any:
+        from aiohttp import web
+
+        model = {"id": self.name, "object": "model", "owned_by": "vllm", "max_model_len": self.limit}
+        return web.json_response({"object": "list", "data": [model]})
+
+    async def metrics(self, request: Any) -> Any:
+        from aiohttp import web
+
+        return web.Response(text='vllm:num_requests_running{engine="0"} 0.0\n')
+
+    async def tokenize(self, request: Any) -> Any:
+        from aiohttp import web
+
+        body = await request.json()
+        text = words(body["prompt"]) if "prompt" in body else rendered(body["messages"])
+        self.vocabulary |= {token_id(word): word.strip() for word in text}
+        tokens = [token_id(word) for word in text]
+        return web.json_response({"count": len(tokens), "max_model_len": self.limit, "tokens": tokens})
+
+    async def embeddings(self, request: Any) -> Any:
+        from aiohttp import web
+
+        return web.json_response({"object": "list", "data": [{"index": 0, "embedding": [0.0, 1.0]}]})
+
+    async def completions(self, request: Any) -> Any:
+        from aiohttp import web
+
+        body = await request.json()
+        if self.script.reject and body["prompt"] == "Hello":
+            return self.error(*self.script.reject)
+        choice = {"index": 0, "text": " world", "finish_reason": "length", "logprobs": None}
+        usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+        return web.json_response({"object": "text_completion", "choices": [choice], "usage": usage})
+
+    def error(self, status: int, message: str, param: str | None = None) -> Any:
+        from aiohttp import web
+
+        error = {"message": message, "type": "BadRequestError", "param": param, "code": status}
+        return web.json_response({"error": error}, status=status)
+
+    async def chat(self, request: Any) -> Any:
+        from aiohttp import web
+
+        body = await request.json()
+        self.record(event="request", path=request.path, body=body)
+        try:
+            if self.script.hang:
+                await asyncio.Event().wait()
+            if body.get("model") != self.name:
+                return self.error(404, f"The model `{body.get('model')}` does not exist.", "model")
+            if self.script.reject:
+                return self.error(*self.script.reject)
+            prompt_tokens = len(rendered(body["messages"]))
+            wanted = body.get("max_tokens") or 1
+            if prompt_tokens + wanted > self.limit:
+                return self.error(
+                    400,
+                    f"This model's maximum context length is {self.limit} tokens. However, you requested {wanted} "
+                    f"output tokens and your prompt contains {prompt_tokens} input tokens.",
+                    "input_tokens",
+                )
+            if body.get("stream"):
+                return await self.stream(request, body, prompt_tokens)
+            answers = [self.answer(body, index) for index in range(body.get("n") or 1)]
+            choices = [
+                {"index": index, "message": {"role": "assistant", "content": "".join(tokens)}, "finish_reason": reason}
+                for index, (tokens, reason) in enumerate(answers)
+            ]
+            if body.get("logprob_token_ids"):
+                choices[0]["logprobs"] = self.logprobs(body)
+            written = sum(len(tokens) for tokens, _ in answers)
+            self.record(event="answered")
+            return web.json_response(
+                {"id": "chatcmpl-fake", "choices": choices, "usage": usage(prompt_tokens, written)}
+            )
+        except asyncio.CancelledError:
+            self.record(event="disconnected")
+            raise
+
+    def answer(self, body: dict[str, Any], index: int) -> tuple[list[str], str]:
+        """The tokens of sample `index`, and why it ends."""
+        last = body["messages"][-1]["content"]
+        reply: str | list[str] = f"echo: {last}"
+        if self.script.json_reply is not None and body.get("response_format"):
+            reply = json.dumps(self.script.json_reply)
+        else:
+            for pattern, text in self.script.rules:
+                if re.search(pattern, last, re.DOTALL):
+                    reply = text
+                    break
+        text = reply if isinstance(reply, str) else reply[index % len(reply)]
+        tokens = words(text)
+        limit = body.get("max_tokens")
+        return (tokens[:limit], "length") if limit is not None and len(tokens) > limit else (tokens, "stop")
+
+    def logprobs(self, body: dict[str, Any]) -> dict[str, Any]:
+        last = body["messages"][-1]["content"]
+        weights: dict[str, float] = {}
+        for pattern, found in self.script.weights:
+            if re.search(pattern, last, re.DOTALL):
+                weights = found
+                break
+        top = [{"token": "token_id:7", "logprob": -0.1}]  # vLLM puts the sampled token first
+        for token in body["logprob_token_ids"]:
+            weight = weights.get(self.vocabulary.get(token, ""), 1e-6)
+            top.append({"token": f"token_id:{token}", "logprob": math.log(weight) - 2.0})
+        return {"content": [{"token": "token_id:7", "logprob": -0.1, "top_logprobs": top}]}
+
+    async def stream(self, request: Any, body: dict[str, Any], prompt_tokens: int) -> Any:
+        from aiohttp import web
+
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+        await response.prepare(request)
+        options = body.get("stream_options") or {}
+        said = 0
+        async for chunk in self.chunks(body, prompt_tokens):
+            written = chunk.pop("written")
+            if not options.get("continuous_usage_stats"):
+                chunk.pop("usage")
+            await response.write(event({"id": "chatcmpl-fake", "object": "chat.completion.chunk", **chunk}))
+            said += written
+            if said == self.script.die_after_tokens:
+                os._exit(70)
+            if said == self.script.cut_after_tokens:
+                request.transport.close()
+                return response
+            if said == self.script.error_after_tokens:
+                error = {"message": "the engine is unwell", "type": "InternalServerError", "code": 500}
+                await response.write(event({"error": error}) + b"data: [DONE]\n\n")
+                return response
+            if said == self.script.hold_after_tokens:
+                self.record(event="holding")
+                await asyncio.Event().wait()
+        if options.get("include_usage"):
+            await response.write(event({"choices": [], "usage": usage(prompt_tokens, said)}))
+        await response.write(b"data: [DONE]\n\n")
+        self.record(event="answered")
+        return response
+
+    async def chunks(self, body: dict[str, Any], prompt_tokens: int) -> AsyncIterator[dict[str, Any]]:
+        """The samples' tokens in turns, as one batch would bring them."""
+        answers = [self.answer(body, index) for index in range(body.get("n") or 1)]
+        for index in range(len(answers)):
+            delta = {"role": "assistant", "content": ""}
+            yield chunk(index, delta, None, usage(prompt_tokens, 0), 0)
+        for position in range(max(len(tokens) for tokens, _ in answers)):
+            if self.script.token_seconds:
+                await asyncio.sleep(self.script.token_seconds)
+            for index, (tokens, reason) in enumerate(answers):
+                if position < len(tokens):
+                    ends = reason if position == len(tokens) - 1 else None
+                    counts = usage(prompt_tokens, position + 1)
+                    yield chunk(index, {"content": tokens[position]}, ends, counts, 1)
+
+
+def chunk(
+    index: int, delta: dict[str, str], reason: str | None, counts: dict[str, int], written: int
+) -> dict[str, Any]:
+    choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
+    return {"choices": [choice], "usage": counts, "written": written}
+
+
+def usage(prompt: int, completion: int) -> dict[str, int]:
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+def event(data: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(data).encode() + b"\n\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument("--uds", required=True)
+    parser.add_argument("--served-model-name", required=True)
+    parser.add_argument("--max-model-len", type=int, default=4096)
+    options, _ = parser.parse_known_args()
+    script = Script(**json.loads(os.environ.get("FAKE_ENGINE", "{}")))
+    if script.crash_log is not None:
+        sys.stderr.write(script.crash_log + "\n")
+        sys.stderr.flush()
+        os._exit(script.crash_code)
+    if script.ignore_sigterm:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if script.grandchild is not None:
+        stubborn = (
+            "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(999)"
+        )
+        child = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", stubborn], start_new_session=True, stdout=subprocess.PIPE
+        )
+        assert child.stdout is not None
+        child.stdout.read(1)
+        Path(script.grandchild).write_text(str(child.pid), encoding="utf-8")
+    FakeEngine(options.served_model_name, script, options.max_model_len).serve(options.uds)
+
+
+class FakeHost:
+    """An `EngineHost` that runs the fake engine wherever vLLM is asked for.
+
+    `scripts` gives each engine's script, or a list of them: one for each start, the last for all further ones.
+    """
+
+    def __init__(self, host: EngineHost, scripts: dict[str, Script | list[Script]] | None = None) -> None:
+        self._host = host
+        self.python = sys.executable
+        self.scripts = scripts or {}
+        self.starts: dict[str, int] = {}
+        self.pids: dict[str, list[int]] = {}
+
+    async def start(self, command: EngineCommand, *, name: str, log: Path) -> EngineProcess:
+        turn = self.starts.get(name, 0)
+        self.starts[name] = turn + 1
+        scripts = self.scripts.get(name, Script())
+        script = scripts if isinstance(scripts, Script) else scripts[min(turn, len(scripts) - 1)]
+        argv = (self.python, __file__, *vllm_options(command.argv))
+        env = {**command.env, "FAKE_ENGINE": script.dumps()}
+        process = await self._host.start(EngineCommand(argv, env), name=name, log=log)
+        self.pids.setdefault(name, []).append(process.pid)
+        return process
+
+
+def vllm_options(argv: tuple[str, ...]) -> Iterator[str]:
+    """What comes after `python -m MODULE`."""
+    assert argv[1] == "-m", argv
+    return iter(argv[3:])
+
+
+if __name__ == "__main__":
+    main()
