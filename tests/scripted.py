@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,7 +82,7 @@ class Scripted:
 
 
 def fusion(
-    models: list[ChatModel], *, personas: Mapping[str, str] | None = None, **fusions: Any
+    models: Sequence[ChatModel], *, personas: Mapping[str, str] | None = None, **fusions: Any
 ) -> dict[str, FusionModel]:
     """Fusions over `models`, from the same dictionaries as in a configuration file."""
     config = Config.model_validate(

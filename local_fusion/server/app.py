@@ -156,4 +156,3 @@ class RequestIds:
             await send(message)
 
         await self.app(scope, receive, send_with_id)
-

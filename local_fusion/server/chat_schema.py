@@ -28,10 +28,10 @@ class _Message(BaseModel):
     name: str | None = None
     # What our own answers carry, so that a client may send them back as they came.
     refusal: None = None
-    annotations: None | list[Any] = Field(None, max_length=0)
+    annotations: list[Any] | None = Field(None, max_length=0)
     audio: None = None
     function_call: None = None
-    tool_calls: None | list[Any] = Field(None, max_length=0)
+    tool_calls: list[Any] | None = Field(None, max_length=0)
 
     def to_message(self) -> Message:
         content = self.content or ""
@@ -66,7 +66,7 @@ class FusionChatRequest(Sampling):
     response_format: _ResponseFormat | None = None
     user: str | None = None
     metadata: dict[str, str] | None = None
-    fusion: dict[str, Any] = {}
+    fusion: dict[str, Any] = Field({})
 
     n: Literal[1] | None = None
     logprobs: Literal[False] | None = None

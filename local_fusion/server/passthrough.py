@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from fastapi import Request
 from fastapi.responses import Response
@@ -23,8 +24,9 @@ async def pass_through(engine: Engine, request: Request, body: bytes) -> Respons
     headers = {name: value for name, value in answer.headers.items() if name.lower() in KEPT}
 
     async def chunks() -> AsyncGenerator[bytes]:
-        async for chunk in answer.body:
-            yield chunk
+        async with aclosing(answer.body()) as body:
+            async for chunk in body:
+                yield chunk
 
     return sse.StreamedResponse(chunks, status_code=answer.status, headers=headers)
 

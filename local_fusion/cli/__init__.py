@@ -1,0 +1,1 @@
+"""The `local-fusion` command: one file for each command, rendering only."""

@@ -1,0 +1,144 @@
+"""The commands, and how errors leave the program: on stderr, with what to do, and exit code 0, 1 or 2."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from local_fusion import __version__
+from local_fusion.errors import LocalFusionError
+
+# Each command imports what it needs when it runs: `--help` and errors come at once.
+app = typer.Typer(
+    name="local-fusion",
+    help="Several open-weight models as one: a panel answers, a judge compares, a synthesizer writes; all on this rig.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+models_app = typer.Typer(no_args_is_help=True, help="Checkpoints on this machine.")
+app.add_typer(models_app, name="models")
+
+INTERRUPTED = 130
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("-c", "--config", help="Configuration file. Default: ./local-fusion.yaml, else the embedded demo."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"local-fusion {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def ask(
+    prompt: Annotated[str, typer.Argument(help="The question; `-` reads it from standard input.")],
+    config: ConfigOption = None,
+    url: Annotated[
+        str | None, typer.Option("-u", "--url", help="Ask a running server instead of starting engines.")
+    ] = None,
+    fusion: Annotated[
+        str | None, typer.Option("-f", "--fusion", help="Fusion or model to ask. Default: the first fusion.")
+    ] = None,
+    system: Annotated[str | None, typer.Option("--system", help="A system message before the question.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens of the final answer.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, max=2, help="Of the final answer.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Makes sampling and shuffling repeatable.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put one question to a fusion: who says what, then the verdict, then the answer."""
+    from local_fusion.cli.ask import AskOptions, run_ask
+
+    if url is not None and config is not None:
+        raise typer.BadParameter("-c and --url exclude each other: a running server has its own configuration")
+    text = sys.stdin.read() if prompt == "-" else prompt
+    if not text.strip():
+        raise typer.BadParameter("the question is empty")
+    run_ask(AskOptions(text, config, url, fusion, system, max_tokens, temperature, seed, as_json))
+
+
+@app.command()
+def serve(
+    config: ConfigOption = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on (default: the configuration's).")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free one.")] = None,
+) -> None:
+    """Start the engines and serve every fusion and model behind an OpenAI-style endpoint."""
+    from local_fusion.cli.serve import run_serve
+
+    run_serve(config, host, port)
+
+
+@app.command()
+def doctor(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Look at this machine, the installation and the configuration: what is there, what is missing, what to do."""
+    from local_fusion.cli.doctor import run_doctor
+
+    raise typer.Exit(run_doctor(config, as_json=as_json))
+
+
+@models_app.command("list")
+def models_list(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """The configured models, and whether their checkpoints are on this machine."""
+    from local_fusion.cli.models import run_list
+
+    run_list(config, as_json=as_json)
+
+
+@models_app.command("import")
+def models_import(source: Annotated[str, typer.Argument(help="A GGUF file, or package:NAME/FILE.gguf.")]) -> None:
+    """Turn a GGUF file into a checkpoint that vLLM loads; prints its folder."""
+    from local_fusion.cli.models import run_import
+
+    run_import(source)
+
+
+@models_app.command("pull")
+def models_pull(
+    names: Annotated[list[str] | None, typer.Argument(help="Configured models or hub ids. Default: all.")] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Download or import checkpoints ahead of time; prints their folders."""
+    from local_fusion.cli.models import run_pull
+
+    run_pull(names or [], config)
+
+
+def _guarded(command: Callable[[], object]) -> int:
+    """Run `command`; the exit code, with errors told on stderr."""
+    try:
+        command()
+    except LocalFusionError as error:
+        typer.secho(f"local-fusion: {error}", err=True, fg="red")
+        return error.exit_code
+    except KeyboardInterrupt:
+        typer.echo("local-fusion: interrupted; everything that was started has been stopped", err=True)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone; Python would complain once more when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0
+
+
+def main() -> None:
+    """The entry point of the `local-fusion` command."""
+    sys.exit(_guarded(app))

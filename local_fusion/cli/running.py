@@ -1,0 +1,45 @@
+"""Running an asynchronous command so that a first signal asks it to end and a second one insists."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import uvloop
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def run(main: Coroutine[Any, Any, None], *, ask: Callable[[], bool] = lambda: False) -> None:
+    """Run `main` to its end; its errors are raised.
+
+    A first signal calls `ask`, which says whether that is enough to end it; where it is not, and at the next signal,
+    `main` is cancelled and cleans up. One signal more ends this process at once: engines end with it, because their
+    wardens see to that.
+
+    Raises `KeyboardInterrupt` where a signal cancelled `main`.
+    """
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        loop = runner.get_loop()
+        task = loop.create_task(main)
+        steps = iter((ask, task.cancel))
+
+        def insist(number: int) -> None:
+            for step in steps:
+                if step():
+                    return
+            os._exit(128 + number)
+
+        for each in SIGNALS:
+            loop.add_signal_handler(each, insist, each)
+        try:
+            runner.run(_outcome(task))
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
+
+
+async def _outcome(task: asyncio.Task[None]) -> None:
+    await task

@@ -1,0 +1,164 @@
+"""`serve`: engines and endpoint, up in order and down in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import uvicorn
+from rich.console import Console
+from rich.table import Table
+
+from local_fusion.cli.running import run
+from local_fusion.config.loading import find_config, load_config
+from local_fusion.config.schema import Config, ServerConfig
+from local_fusion.core.concurrency import together
+from local_fusion.engines.engine import EngineSnapshot
+from local_fusion.errors import ConfigError, EngineError, LocalFusionError, SetupError
+from local_fusion.runtime import Runtime, open_runtime
+from local_fusion.server.app import create_app
+
+
+def run_serve(config_path: Path | None, host: str | None, port: int | None) -> None:
+    """Serve until told to stop (SIGINT or SIGTERM; a second one does not wait for running requests).
+
+    Raises what the configuration or the start raise, with nothing left running.
+    """
+    config = _with_address(load_config(find_config(config_path)), host, port)
+    # The port is taken first: finding it busy after engines have loaded for minutes would be a poor joke.
+    with bind(config.server) as listener:
+        drain = _Drain()
+        run(_serve(config, listener, Console(stderr=True), drain), ask=drain.ask)
+
+
+class _Drain:
+    """Ends the HTTP server, once there is one, after the requests it is answering."""
+
+    server: uvicorn.Server | None = None
+
+    def ask(self) -> bool:
+        """Begin to drain; False where nothing is served yet."""
+        if self.server is None or self.server.should_exit:
+            return False
+        self.server.should_exit = True
+        return True
+
+
+def _with_address(config: Config, host: str | None, port: int | None) -> Config:
+    """The configuration with the command line's address, checked like the file's."""
+    given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    try:
+        server = ServerConfig.model_validate({**config.server.model_dump(), **given})
+    except ValueError as error:
+        raise ConfigError([str(error)]) from None
+    return config.model_copy(update={"server": server})
+
+
+def bind(server: ServerConfig) -> socket.socket:
+    """A listening socket.
+
+    Raises `SetupError` for an address that cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((server.host, server.port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        where = f"{server.host}:{server.port}"
+        if error.errno == errno.EADDRINUSE:
+            raise SetupError(
+                f"{where} is already in use", hint="stop what listens there, or choose another port with --port"
+            ) from None
+        raise SetupError(
+            f"cannot listen on {where}: {error.strerror}", hint="choose another --host or --port"
+        ) from None
+    return listener
+
+
+async def _serve(config: Config, listener: socket.socket, console: Console, drain: _Drain) -> None:
+    async with open_runtime(config, tell=lambda text: console.print(text, highlight=False)) as runtime:
+        _announce(runtime, listener, console)
+        for engine in runtime.engines.values():
+            engine.subscribe(lambda snapshot: _tell(snapshot, console))
+        server = _Server(
+            uvicorn.Config(
+                create_app(runtime),
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                server_header=False,
+                timeout_graceful_shutdown=round(config.server.drain_seconds),
+            )
+        )
+        logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        drain.server = server
+        watch = asyncio.create_task(_stop_if_all_broken(runtime, server))
+        try:
+            await server.serve(sockets=[listener])
+        finally:
+            watch.cancel()
+            await asyncio.wait({watch})
+            console.print("stopping the engines", highlight=False)
+        if not watch.cancelled() and (error := watch.exception()) is not None:
+            raise error
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server without its signal handlers: engines are to be stopped after it, so signals are ours."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals alone."""
+        yield
+
+
+async def _stop_if_all_broken(runtime: Runtime, server: uvicorn.Server) -> None:
+    """Stop the server where no engine can start: then it can only ever refuse.
+
+    Raises the first engine's error in that case.
+    """
+
+    async def failure(name: str) -> LocalFusionError | None:
+        try:
+            await runtime.engines[name].ensure_awake()
+        except EngineError as error:
+            return error
+        return None
+
+    failures = await together(failure(name) for name in runtime.engines)
+    errors = [error for error in failures if error is not None]
+    if len(errors) == len(failures):
+        server.should_exit = True
+        raise errors[0]
+
+
+def _announce(runtime: Runtime, listener: socket.socket, console: Console) -> None:
+    host, port = listener.getsockname()[:2]
+    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    console.print(f"[bold]listening on {address}[/bold]  (OpenAI base URL: {address}/v1)", highlight=False)
+    table = Table("model", "kind", "is", box=None, header_style="bold", padding=(0, 2))
+    for name, fusion in runtime.config.fusions.items():
+        members = ", ".join(dict.fromkeys(member.model for member in fusion.panel))
+        table.add_row(name, fusion.strategy, f"panel of {members}")
+    for placement in runtime.plan.placements:
+        where = "CPU" if placement.kind == "cpu" else f"GPU {', '.join(map(str, placement.devices))}"
+        table.add_row(placement.model, "engine", f"{placement.checkpoint.name} on the {where}")
+    console.print(table)
+
+
+def _tell(snapshot: EngineSnapshot, console: Console) -> None:
+    details = {
+        "awake": f"ready after {snapshot.seconds_to_ready or 0:.1f} s",
+        "backing_off": f"{snapshot.last_error}; trying again",
+        "broken": f"{snapshot.last_error}",
+    }
+    detail = details.get(snapshot.state, "")
+    console.print(f"engine {snapshot.name}: {snapshot.state.replace('_', ' ')} {detail}".rstrip(), highlight=False)

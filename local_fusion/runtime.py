@@ -1,0 +1,157 @@
+"""The composition root: from a configuration to running engines and answering models, closed in reverse order."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+
+from local_fusion.config.personas import PERSONAS
+from local_fusion.config.references import engines_of
+from local_fusion.config.schema import Config, FusionConfig
+from local_fusion.core.concurrency import together
+from local_fusion.core.model import ChatModel
+from local_fusion.engines.checkpoints import resolve
+from local_fusion.engines.command import engine_command
+from local_fusion.engines.engine import Engine
+from local_fusion.engines.host import EngineHost, LocalHost
+from local_fusion.engines.model import EngineModel
+from local_fusion.engines.runtime_folder import RuntimeFolder, clean_up_leftovers
+from local_fusion.errors import SetupError, UnknownModel
+from local_fusion.fusion.model import FusionModel
+from local_fusion.hardware.devices import Device
+from local_fusion.hardware.probe import probe_devices
+from local_fusion.planner.explain import refusal_error
+from local_fusion.planner.facts import read_facts
+from local_fusion.planner.placement import plan as make_plan
+from local_fusion.planner.plan import Placement, Plan
+
+Tell = Callable[[str], None]
+
+
+@dataclass
+class Runtime:
+    """Running engines and the models over them. `served` names every model and fusion that can be asked."""
+
+    config: Config
+    plan: Plan
+    engines: Mapping[str, Engine]
+    served: frozenset[str]
+    started_at: int = field(default_factory=lambda: int(time.time()))
+    _models: dict[str, ChatModel] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._models = {name: EngineModel(engine) for name, engine in self.engines.items()}
+        self._models |= {name: self.fusion(name, self.config.fusions[name]) for name in self.served - set(self.engines)}
+
+    def model(self, name: str) -> ChatModel:
+        """The fusion or engine of that name.
+
+        Raises `UnknownModel` with the nearest name.
+        """
+        if name in self._models:
+            return self._models[name]
+        near = get_close_matches(name, self._models, 1)
+        meant = f"did you mean '{near[0]}'? " if near else ""
+        raise UnknownModel(f"there is no model '{name}'", hint=f"{meant}served are {', '.join(self._models)}")
+
+    def fusion(self, name: str, config: FusionConfig) -> ChatModel:
+        """A fusion as `config` says, over the same models; it need not be in the configuration."""
+        return FusionModel(name, config, self.model, {**PERSONAS, **self.config.personas})
+
+    def placement(self, name: str) -> Placement:
+        """Where the model `name` runs."""
+        return next(placement for placement in self.plan.placements if placement.model == name)
+
+
+@asynccontextmanager
+async def open_runtime(
+    config: Config,
+    *,
+    only: Iterable[str] | None = None,
+    tell: Tell = lambda _: None,
+    make_host: Callable[[RuntimeFolder], EngineHost] = LocalHost,
+) -> AsyncIterator[Runtime]:
+    """Plan, then start the engines behind `only` (default: all) without waiting for them; stop them at the end.
+
+    `tell` hears what is going on. Raises, with nothing started: `UnknownModel`, `SetupError` (vLLM missing, no runtime
+    folder), `CallerError` (a checkpoint that is not there or broken), `Refused` (does not fit).
+    """
+    served = _served(config, only)
+    names = [name for name in config.models if name in served]
+    if make_host is LocalHost:
+        require_vllm()
+    for leftover in await asyncio.to_thread(clean_up_leftovers):
+        if leftover.killed:
+            tell(f"cleaned up {len(leftover.killed)} processes of a server that was killed (process {leftover.server})")
+    checkpoints = {name: await asyncio.to_thread(resolve, config.models[name].source, progress=tell) for name in names}
+    plan = plan_for(config, checkpoints, probe_devices(share=config.engines.memory_share))
+    for note in plan.notes:
+        tell(note)
+    if plan.refusals:
+        raise refusal_error(plan)
+    async with AsyncExitStack() as stack:
+        folder = RuntimeFolder.open()
+        stack.callback(folder.close)
+        host = make_host(folder)
+        engines = {placement.model: _engine(config, placement, folder, host) for placement in plan.placements}
+        stack.push_async_callback(_stop_all, engines.values())
+        for engine in engines.values():
+            engine.start()
+        yield Runtime(config, plan, {name: engines[name] for name in names}, served)
+
+
+def plan_for(config: Config, checkpoints: Mapping[str, Path], devices: tuple[Device, ...]) -> Plan:
+    """The plan for the models in `checkpoints` on `devices`."""
+    wanted = config.model_copy(update={"models": {name: config.models[name] for name in checkpoints}})
+    facts = {name: read_facts(folder, config.models[name]) for name, folder in checkpoints.items()}
+    return make_plan(wanted, facts, checkpoints, devices)
+
+
+def require_vllm() -> None:
+    """Raises `SetupError` where this Python has no vLLM."""
+    if importlib.util.find_spec("vllm") is None:
+        raise SetupError(
+            "vLLM is not installed in this Python environment",
+            hint="run scripts/setup, or install local-fusion with its extra: [cuda] with an NVIDIA GPU, [cpu] without",
+        )
+
+
+def _served(config: Config, only: Iterable[str] | None) -> frozenset[str]:
+    """Every model and fusion that the engines behind `only` can answer for."""
+    everything = {**config.models, **config.fusions}
+    if only is None:
+        return frozenset(everything)
+    for name in only:
+        if name not in everything:
+            near = get_close_matches(name, everything, 1)
+            meant = f"did you mean '{near[0]}'? " if near else ""
+            raise UnknownModel(f"the configuration has no '{name}'", hint=f"{meant}it has {', '.join(everything)}")
+    running = set().union(*(engines_of(config, name) for name in only))
+    return frozenset(name for name in everything if engines_of(config, name) <= running)
+
+
+def _engine(config: Config, placement: Placement, folder: RuntimeFolder, host: EngineHost) -> Engine:
+    name = placement.model
+    socket = folder.socket(name)
+    command = engine_command(placement, config.models[name], socket=socket, python=sys.executable, environ=os.environ)
+    return Engine(
+        name,
+        command,
+        socket=socket,
+        log=folder.log(name),
+        host=host,
+        settings=config.engines,
+        devices=placement.devices,
+    )
+
+
+async def _stop_all(engines: Iterable[Engine]) -> None:
+    await together(engine.stop() for engine in engines)
