@@ -62,11 +62,11 @@ def _check_start(path: Path, start: bytes) -> None:
     if start[:4] != _MAGIC:
         what = "is empty" if not start else f"is not a GGUF file: it starts with {start[:4]!r}, not {_MAGIC!r}"
         raise ConfigError([f"{path} {what}"], hint="Download it again; a web page saved in its place is a usual cause.")
+    if len(start) < 8:
+        raise _corrupt(path, "the file ends within its first 8 bytes")
     version = int.from_bytes(start[4:], "little")
     if version in _VERSIONS:
         return
-    if len(start) < 8:
-        raise _corrupt(path, "the file ends within its first 8 bytes")
     if int.from_bytes(start[4:], "big") in _VERSIONS:
         raise ConfigError([f"{path} is a big-endian GGUF file"], hint="Use the little-endian file of this model.")
     raise ConfigError(
@@ -84,8 +84,9 @@ def _check_kind(path: Path, header: GgufHeader) -> None:
             hint="Merge the parts: llama-gguf-split --merge FIRST_PART WHOLE.gguf",
         )
     if kind != "model" or header.architecture == "clip":
+        what = f"something of the type {kind!r}" if kind != "model" else "a vision projector"
         raise ConfigError(
-            [f"{path} holds a {kind if kind != 'model' else 'vision projector'}, not a language model"],
+            [f"{path} holds {what}, not a language model"],
             hint="Name the GGUF file with the model's weights.",
         )
     if not header.weights:

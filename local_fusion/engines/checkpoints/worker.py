@@ -126,7 +126,8 @@ def serve(module: str, arguments: list[str]) -> None:
 
 def _end_with_parent() -> None:
     def wait_for_the_end() -> None:
-        sys.stdin.buffer.read()
+        # Not through sys.stdin: its lock, held by this thread, would abort the interpreter when it ends.
+        os.read(0, 1)
         os._exit(1)
 
     threading.Thread(target=wait_for_the_end, daemon=True).start()
