@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
-
 from fastapi import Request
 from fastapi.responses import Response
 
@@ -23,12 +20,7 @@ async def pass_through(engine: Engine, request: Request, body: bytes) -> Respons
     answer = await sse.unless_gone(request.receive, _ask(engine, request, body))
     headers = {name: value for name, value in answer.headers.items() if name.lower() in KEPT}
 
-    async def chunks() -> AsyncGenerator[bytes]:
-        async with aclosing(answer.body()) as body:
-            async for chunk in body:
-                yield chunk
-
-    return sse.StreamedResponse(chunks, status_code=answer.status, headers=headers)
+    return sse.StreamedResponse(answer.body, status_code=answer.status, headers=headers)
 
 
 async def _ask(engine: Engine, request: Request, body: bytes) -> ForwardedResponse:

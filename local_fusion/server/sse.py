@@ -90,7 +90,6 @@ class StreamedResponse(Response):
         self.chunks = chunks
         self.status_code = status_code
         self.background = None
-        self.body = b""
         self.init_headers(headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
