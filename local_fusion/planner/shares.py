@@ -45,7 +45,7 @@ def _whole(engine: Assigned, size: int) -> int:
 
 def share_cores(cores: Sequence[int], engines: int) -> list[tuple[int, ...]]:
     """CPU cores of each engine: even parts, at least one; with more engines than cores, engines share cores."""
-    if not cores:
+    if not cores or not engines:
         return [()] * engines
     if engines > len(cores):
         return [(cores[position % len(cores)],) for position in range(engines)]

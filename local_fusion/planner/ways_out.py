@@ -13,7 +13,8 @@ from local_fusion.planner.assignment import Assignment, assign
 from local_fusion.planner.needs import GIB, Impossible, context_of
 from local_fusion.planner.plan import ModelFacts
 
-_CONTEXT_STEP = 512  # tokens, and the shortest context that is of any use
+_CONTEXT_STEP = 512  # tokens
+_LEAST_STEPS = 2  # shorter contexts are of no use to anyone
 _MOST_GIB = 4096
 
 
@@ -65,7 +66,8 @@ def _other_options(case: _Case) -> Iterator[str]:
         context = context_of(model, facts)
     except Impossible:
         context = facts.max_model_len + _CONTEXT_STEP
-    steps = _most(lambda step: case.fits_with(max_model_len=step * _CONTEXT_STEP), 1, (context - 1) // _CONTEXT_STEP)
+    longest = (context - 1) // _CONTEXT_STEP
+    steps = _most(lambda step: case.fits_with(max_model_len=step * _CONTEXT_STEP), _LEAST_STEPS, longest)
     if steps is not None:
         yield f"a shorter context: `max_model_len: {steps * _CONTEXT_STEP}`"
     if on_gpu and not model.kv_cache_dtype.startswith("fp8"):
