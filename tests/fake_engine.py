@@ -48,7 +48,8 @@ class Script:
     die_after_tokens: int | None = None  # exit in the middle of the answer
     cut_after_tokens: int | None = None  # close the stream without [DONE]
     error_after_tokens: int | None = None  # an error object in the middle of the stream
-    reject: list[Any] | None = None  # [status, message] for completions
+    reject: list[Any] | None = None  # [status, message] for chat completions
+    reject_warm_up: list[Any] | None = None  # [status, message] for text completions, the first of which is the warm-up
     token_seconds: float = 0.0
 
     def dumps(self) -> str:
@@ -136,9 +137,8 @@ class FakeEngine:
     async def completions(self, request: Any) -> Any:
         from aiohttp import web
 
-        body = await request.json()
-        if self.script.reject and body["prompt"] == "Hello":
-            return self.error(*self.script.reject)
+        if self.script.reject_warm_up:
+            return self.error(*self.script.reject_warm_up)
         choice = {"index": 0, "text": " world", "finish_reason": "length", "logprobs": None}
         usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
         return web.json_response({"object": "text_completion", "choices": [choice], "usage": usage})
@@ -184,7 +184,7 @@ class FakeEngine:
             return web.json_response(
                 {"id": "chatcmpl-fake", "choices": choices, "usage": usage(prompt_tokens, written)}
             )
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, ConnectionResetError):
             self.record(event="disconnected")
             raise
 

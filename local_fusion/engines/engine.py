@@ -67,6 +67,7 @@ class _Run:
     stop_asked: asyncio.Event = field(default_factory=asyncio.Event)
     waiters: set[asyncio.Future[EngineClient]] = field(default_factory=set)
     owner: asyncio.Task[None] | None = None
+    client: EngineClient | None = None
 
     def goes_on(self) -> bool:
         return not self.stop_asked.is_set() and self.owner is not None and not self.owner.done()
@@ -96,7 +97,6 @@ class Engine:
         self._clock = clock
         self._snapshot = EngineSnapshot(name, "stopped", time.time(), devices)
         self._listeners: list[Listener] = []
-        self._client: EngineClient | None = None
         self._failure: EngineError | None = None
         self._run = _Run()
 
@@ -125,8 +125,8 @@ class Engine:
         run = self._run
         if not run.goes_on():
             raise self._why_not()
-        if self._client is not None:
-            return self._client
+        if run.client is not None:
+            return run.client
         waiter: asyncio.Future[EngineClient] = asyncio.get_running_loop().create_future()
         run.waiters.add(waiter)
         try:
@@ -212,7 +212,7 @@ class Engine:
                 awake_for = max(self._clock.now() - awake_since, 1e-9)
                 cause = None if run.stop_asked.is_set() else _EXITED
         finally:
-            self._client = None
+            run.client = None
             if run.stop_asked.is_set():
                 self._become("stopping")
                 self._turn_away(run)
@@ -244,7 +244,7 @@ class Engine:
             hint = f"Raise engines.start_seconds, or see in {self._log} what takes so long."
             return Cause("start_timeout", f"it was not ready after {limit:g} s", hint, permanent=True)
         if first == 2:
-            self._client = client
+            run.client = client
             self._become("awake", seconds_to_ready=self._clock.now() - began)
             for waiter in run.waiters:
                 if not waiter.done():

@@ -83,7 +83,12 @@ class LocalHost:
                 raise SetupError(f"cannot start a process for {name}: {error}", hint=_hint(error)) from error
             passed_on.close()
             self._folder.remember(name, process.pid)
-            engine = await _read_engine_pid(status_read, command, name)
+            try:
+                engine = await _read_engine_pid(status_read, command, name)
+            except EngineStartFailed:
+                await process.wait()
+                self._folder.forget(name)
+                raise
             on_failure.pop_all()
         return LocalProcess(process, engine, life, name, self._folder)
 

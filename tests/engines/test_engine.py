@@ -9,7 +9,7 @@ import pytest
 
 from local_fusion.config.schema import EngineSettings
 from local_fusion.engines.engine import Clock, Engine, EngineSnapshot
-from local_fusion.errors import EngineStartFailed, EngineUnavailable
+from local_fusion.errors import EngineDied, EngineStartFailed, EngineUnavailable
 from tests.conftest import MakeEngine
 from tests.engines.waiting import alive, eventually, recorded
 from tests.fake_engine import FakeHost, Script
@@ -144,9 +144,7 @@ async def test_a_broken_engine_can_be_started_again(make_engine: MakeEngine) -> 
     assert engine.snapshot.last_error is None
 
 
-async def test_a_missing_interpreter_is_a_permanent_failure(
-    make_engine: MakeEngine, fake_host: FakeHost
-) -> None:
+async def test_a_missing_interpreter_is_a_permanent_failure(make_engine: MakeEngine, fake_host: FakeHost) -> None:
     fake_host.python = "/nowhere/python"
     engine = make_engine()
     engine.start()
@@ -247,14 +245,14 @@ async def test_an_engine_that_is_not_ready_in_time_is_given_up(make_engine: Make
 
 async def test_an_engine_whose_first_answer_is_an_error_is_not_ready(make_engine: MakeEngine) -> None:
     settings = EngineSettings(restarts=0, stop_seconds=0.2)
-    engine = make_engine("qwen", Script(reject=[500, "the model is unwell"]), settings=settings)
+    engine = make_engine("qwen", Script(reject_warm_up=[500, "the model is unwell"]), settings=settings)
     engine.start()
     with pytest.raises(EngineStartFailed, match="the model is unwell"):
         await engine.ensure_awake()
 
 
 async def test_an_engine_that_does_not_write_text_is_ready_all_the_same(make_engine: MakeEngine) -> None:
-    engine = make_engine("qwen", Script(reject=[400, "This model does not support the Completions API"]))
+    engine = make_engine("qwen", Script(reject_warm_up=[400, "This model does not support the Completions API"]))
     engine.start()
     assert await (await engine.ensure_awake()).healthy()
 
@@ -286,5 +284,5 @@ async def test_a_running_answer_ends_with_an_error_when_the_engine_is_stopped(
     call = asyncio.create_task(client.complete({"model": "qwen", "messages": []}))
     await eventually(lambda: any(entry["event"] == "request" for entry in recorded(record)))
     await engine.stop()
-    with pytest.raises(EngineUnavailable):
+    with pytest.raises(EngineDied):
         await call

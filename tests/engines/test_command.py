@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from local_fusion.config.schema import ModelConfig
+from local_fusion.engines.command import EngineCommand, core_list, engine_command
+from tests.conftest import placement
+
+
+def command(
+    *, environ: Mapping[str, str] | None = None, placed: Mapping[str, Any] | None = None, **options: Any
+) -> EngineCommand:
+    model = ModelConfig(source="x", **options)
+    return engine_command(
+        placement(**(placed or {})), model, socket=Path("/run/q.sock"), python="/v/bin/python", environ=environ or {}
+    )
+
+
+def option(built: EngineCommand, name: str) -> str | None:
+    """The value after `name`; None where it is not given."""
+    return built.argv[built.argv.index(name) + 1] if name in built.argv else None
+
+
+def test_the_engine_listens_on_its_socket_only_under_its_configured_name() -> None:
+    built = command()
+    assert built.argv[:3] == ("/v/bin/python", "-m", "vllm.entrypoints.openai.api_server")
+    assert option(built, "--uds") == "/run/q.sock"
+    assert option(built, "--served-model-name") == "qwen"
+    assert option(built, "--model") == "/models/qwen"
+    assert "--port" not in built.argv
+
+
+def test_memory_is_given_in_explicit_bytes() -> None:
+    built = command(placed={"kv_cache_bytes": 123456789, "max_model_len": 2048}, max_num_seqs=7)
+    assert option(built, "--kv-cache-memory-bytes") == "123456789"
+    assert option(built, "--max-model-len") == "2048"
+    assert option(built, "--max-num-seqs") == "7"
+
+
+def test_a_gpu_engine_sees_only_its_gpus_in_the_order_in_which_they_were_counted() -> None:
+    placed = {"kind": "cuda", "devices": (2, 3), "tensor_parallel": 2}
+    built = command(placed=placed, environ={"CUDA_VISIBLE_DEVICES": "0"})
+    assert built.env["CUDA_VISIBLE_DEVICES"] == "2,3"
+    assert built.env["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    assert option(built, "--tensor-parallel-size") == "2"
+
+
+def test_a_gpu_engine_does_not_insist_on_an_empty_gpu_and_batches_modestly() -> None:
+    built = command(placed={"kind": "cuda"})
+    assert option(built, "--gpu-memory-utilization") == "0.01"
+    assert option(built, "--max-num-batched-tokens") == "2048"
+    assert "--enforce-eager" not in built.argv
+    assert "TORCH_COMPILE_DISABLE" not in built.env
+
+
+def test_a_step_has_room_for_a_token_of_each_sequence() -> None:
+    built = command(placed={"kind": "cuda"}, max_num_seqs=4096)
+    assert option(built, "--max-num-batched-tokens") == "4096"
+
+
+def test_a_cpu_engine_compiles_nothing_and_obeys_the_planned_bytes() -> None:
+    built = command(environ={"VLLM_CPU_KVCACHE_SPACE": "40"})
+    assert "--enforce-eager" in built.argv
+    assert built.env["TORCH_COMPILE_DISABLE"] == "1"
+    assert "VLLM_CPU_KVCACHE_SPACE" not in built.env
+    assert "--gpu-memory-utilization" not in built.argv
+
+
+def test_compilation_on_the_cpu_can_be_asked_for() -> None:
+    built = command(eager=False)
+    assert "--enforce-eager" not in built.argv
+    assert "TORCH_COMPILE_DISABLE" not in built.env
+
+
+def test_graphs_on_a_gpu_can_be_declined() -> None:
+    assert "--enforce-eager" in command(placed={"kind": "cuda"}, eager=True).argv
+
+
+def test_threads_are_bound_only_where_the_placement_names_cores() -> None:
+    assert command(placed={"cores": (0, 1, 2, 3, 8)}).env["VLLM_CPU_OMP_THREADS_BIND"] == "0-3,8"
+    assert "VLLM_CPU_OMP_THREADS_BIND" not in command().env
+
+
+@pytest.mark.parametrize(("cores", "written"), [((0,), "0"), ((3, 1, 2), "1-3"), ((0, 2, 4, 5), "0,2,4-5")])
+def test_cores_are_written_as_ranges(cores: tuple[int, ...], written: str) -> None:
+    assert core_list(cores) == written
+
+
+def test_nothing_leaves_the_machine_and_no_secret_reaches_the_engine() -> None:
+    secrets = dict.fromkeys(["HF_TOKEN", "OPENAI_API_KEY", "VLLM_API_KEY", "AWS_SECRET_ACCESS_KEY", "DB_PASSWORD"], "s")
+    built = command(environ={**secrets, "PATH": "/bin", "HF_HUB_OFFLINE": "0"})
+    assert built.env["PATH"] == "/bin"
+    assert not set(secrets) & set(built.env)
+    for name in ("HF_HUB_OFFLINE", "VLLM_NO_USAGE_STATS", "DO_NOT_TRACK", "VLLM_DO_NOT_TRACK"):
+        assert built.env[name] == "1"
+
+
+def test_every_option_of_a_model_reaches_the_command_line() -> None:
+    built = command(
+        max_num_batched_tokens=512,
+        dtype="float16",
+        kv_cache_dtype="fp8",
+        quantization="awq",
+        chat_template="/t.jinja",
+        trust_remote_code=True,
+    )
+    assert option(built, "--max-num-batched-tokens") == "512"
+    assert option(built, "--dtype") == "float16"
+    assert option(built, "--kv-cache-dtype") == "fp8"
+    assert option(built, "--quantization") == "awq"
+    assert option(built, "--chat-template") == "/t.jinja"
+    assert "--trust-remote-code" in built.argv
+
+
+def test_what_is_left_at_auto_is_left_to_vllm() -> None:
+    built = command()
+    for name in ("--dtype", "--kv-cache-dtype", "--quantization", "--chat-template", "--trust-remote-code"):
+        assert name not in built.argv
+
+
+def test_json_comes_without_whitespace_from_a_backend_that_can_do_so() -> None:
+    assert json.loads(option(command(), "--structured-outputs-config") or "") == {
+        "backend": "guidance",
+        "disable_any_whitespace": True,
+    }
+
+
+def test_extra_arguments_come_last_untouched() -> None:
+    extra = ["--max-num-seqs", "9", "--seed=3"]
+    assert command(extra_args=extra).argv[-3:] == tuple(extra)

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from local_fusion.core.chat import ChatRequest, Message
+from local_fusion.core.events import CallEnded, Event, TextDelta
+from local_fusion.core.model import Choice, Room
+from local_fusion.core.records import Usage
+from local_fusion.core.sampling import Sampling
+from local_fusion.engines.model import EngineModel
+from local_fusion.errors import EngineDied, EngineUnavailable, RequestError
+from tests.conftest import MakeEngine
+from tests.engines.waiting import eventually, recorded
+from tests.fake_engine import Script
+
+ASKED = ChatRequest(messages=(Message("user", "one two three"),))
+
+
+async def awake(make_engine: MakeEngine, script: Script) -> EngineModel:
+    engine = make_engine("qwen", script)
+    engine.start()
+    await engine.ensure_awake()
+    return EngineModel(engine)
+
+
+def calls(events: list[Event]) -> list[CallEnded]:
+    return [event for event in events if isinstance(event, CallEnded)]
+
+
+async def test_all_samples_come_from_one_engine_request(make_engine: MakeEngine, tmp_path: Path) -> None:
+    record = tmp_path / "record"
+    script = Script(rules=[("three", ["red green", "blue"])], record=str(record))
+    model = await awake(make_engine, script)
+    events: list[Event] = []
+    reply = await model.answer(ASKED.but(samples=2), events.append)
+    assert reply.choices == (Choice("red green", "stop"), Choice("blue", "stop"))
+    assert reply.usage == Usage(4, 3)
+    assert [entry["event"] for entry in recorded(record)] == ["request", "answered"]
+    deltas = [event for event in events if isinstance(event, TextDelta)]
+    assert [(delta.index, delta.text, delta.tokens) for delta in deltas] == [
+        (0, "red", 1),
+        (1, "blue", 1),
+        (0, " green", 1),
+    ]
+    (call,) = calls(events)
+    assert reply.calls == (call.call,)
+    assert (call.call.model, call.call.samples, call.call.error) == ("qwen", 2, None)
+
+
+async def test_every_option_of_the_request_reaches_the_engine(make_engine: MakeEngine, tmp_path: Path) -> None:
+    record = tmp_path / "record"
+    model = await awake(make_engine, Script(json_reply={"a": 1}, record=str(record)))
+    sampling = Sampling(temperature=0.5, top_p=0.9, top_k=3, min_p=0.1, seed=7, stop=["x"], max_tokens=9)
+    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": {}}}
+    messages = (Message("developer", "be brief"), Message("user", "hi", name="ann"))
+    request = ChatRequest(messages=messages, sampling=sampling, response_format=form, request_id="req-1")
+    reply = await model.answer(request)
+    assert reply.choices[0].text == '{"a": 1}'
+    body = recorded(record)[0]["body"]
+    assert body["messages"] == [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": "hi", "name": "ann"},
+    ]
+    assert {name: body[name] for name in sampling.set_fields()} == sampling.set_fields()
+    assert body["response_format"] == form
+    assert body["request_id"].startswith("req-1-")
+
+
+async def test_an_answer_cut_by_its_limit_says_so(make_engine: MakeEngine) -> None:
+    model = await awake(make_engine, Script())
+    reply = await model.answer(ASKED.but(sampling=Sampling(max_tokens=2)))
+    assert reply.choices == (Choice("echo: one", "length"),)
+
+
+async def test_the_usage_of_a_broken_answer_is_not_lost(make_engine: MakeEngine) -> None:
+    model = await awake(make_engine, Script(cut_after_tokens=3))
+    events: list[Event] = []
+    with pytest.raises(EngineDied):
+        await model.answer(ASKED, events.append)
+    (ended,) = calls(events)
+    assert ended.call.usage == Usage(4, 3)
+    assert ended.call.error is not None
+
+
+async def test_the_usage_of_a_cancelled_answer_is_not_lost_and_its_work_aborted(
+    make_engine: MakeEngine, tmp_path: Path
+) -> None:
+    record = tmp_path / "record"
+    model = await awake(make_engine, Script(hold_after_tokens=2, record=str(record)))
+    events: list[Event] = []
+    answer = asyncio.create_task(model.answer(ASKED, events.append))
+    await eventually(lambda: sum(isinstance(event, TextDelta) for event in events) == 2)
+    answer.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await answer
+    (ended,) = calls(events)
+    assert ended.call.usage == Usage(4, 2)
+    assert ended.call.error == "cancelled"
+    await eventually(lambda: recorded(record)[-1]["event"] == "disconnected", 2)
+
+
+async def test_labels_are_weighed_in_one_forward_pass_and_normalised(make_engine: MakeEngine, tmp_path: Path) -> None:
+    record = tmp_path / "record"
+    script = Script(weights=[("three", {"A": 0.6, "B": 0.2})], record=str(record))
+    model = await awake(make_engine, script)
+    events: list[Event] = []
+    weights = await model.weigh(ASKED, ("A", "B"), events.append)
+    assert weights == pytest.approx({"A": 0.75, "B": 0.25})
+    (body,) = (entry["body"] for entry in recorded(record) if entry["event"] == "request")
+    assert (body["max_tokens"], body["temperature"], len(body["logprob_token_ids"])) == (1, 0, 2)
+    (ended,) = calls(events)
+    assert ended.call.usage.prompt_tokens == 4
+
+
+async def test_labels_that_are_no_single_token_are_refused(make_engine: MakeEngine) -> None:
+    model = await awake(make_engine, Script())
+    with pytest.raises(RequestError, match="'yes please' is 2 tokens"):
+        await model.weigh(ASKED, ("no", "yes please"))
+    with pytest.raises(RequestError, match="not told apart"):
+        await model.weigh(ASKED, ("A", "A"))
+
+
+async def test_a_conversation_is_measured_as_the_model_sees_it(make_engine: MakeEngine) -> None:
+    model = await awake(make_engine, Script())
+    assert await model.measure((Message("system", "brief"), *ASKED.messages)) == Room(6, 4096)
+
+
+async def test_a_call_waits_for_an_engine_that_is_starting(make_engine: MakeEngine) -> None:
+    engine = make_engine("qwen", Script(sick_polls=2))
+    engine.start()
+    reply = await EngineModel(engine).answer(ASKED)
+    assert reply.choices[0].text == "echo: one two three"
+
+
+async def test_a_call_to_a_stopped_engine_fails_without_a_record(make_engine: MakeEngine) -> None:
+    events: list[Event] = []
+    with pytest.raises(EngineUnavailable):
+        await EngineModel(make_engine()).answer(ASKED, events.append)
+    assert events == []
