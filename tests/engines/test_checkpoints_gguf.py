@@ -257,7 +257,7 @@ class TestAnImport:
     def test_without_room_says_how_much_is_needed(
         self, file: Path, importer: Importer, own_cache: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(cache.shutil, "disk_usage", lambda folder: SimpleNamespace(free=31))
+        monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=31))
         with pytest.raises(SetupError, match=r"needs 0\.0 GB in .*checkpoints, where 0\.0 GB are free") as caught:
             resolve(str(file))
         assert "LOCAL_FUSION_CACHE" in caught.value.hint

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, snapshot_download
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from local_fusion.errors import ConfigError, LocalFusionError, SetupError
 
@@ -34,15 +34,15 @@ def work(arguments: list[str], say: Callable[[str], None]) -> str:
         sizes = wanted_files({file.rfilename: file.size or 0 for file in info.siblings or []}, model_id)
         _check_space(model_id, sizes)
         with _watched(model_id, sum(sizes.values()), say):
-            return snapshot_download(model_id, allow_patterns=[fnmatch_escape(name) for name in sizes])
+            return snapshot_download(model_id, allow_patterns=[_only(name) for name in sizes])
     except LocalFusionError:
         raise
     except Exception as error:
         raise _translated(error, model_id) from error
 
 
-def fnmatch_escape(name: str) -> str:
-    """A pattern that matches only `name`."""
+def _only(name: str) -> str:
+    """A pattern that matches `name` and nothing else."""
     return name.replace("[", "[[]").replace("*", "[*]").replace("?", "[?]")
 
 
@@ -121,6 +121,9 @@ def _watched(model_id: str, total: int, say: Callable[[str], None]) -> Iterator[
 
 
 def _translated(error: Exception, model_id: str) -> LocalFusionError:
+    if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
+        # Raised for a file that could not be had; why is in its cause.
+        error = error.__cause__
     page = f"{constants.ENDPOINT}/{model_id}"
     if isinstance(error, GatedRepoError):
         return SetupError(
