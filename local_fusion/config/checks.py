@@ -28,7 +28,9 @@ _SET_BY_US = (  # arguments of vLLM's server whose values follow from the plan o
     "--gpu-memory-utilization",
     "--device-ids",
     "--pipeline-parallel-size",
+    "-pp",
     "--data-parallel-size",
+    "-dp",
 )
 _OPTIONS = {
     f"--{name.replace('_', '-')}": name
@@ -131,7 +133,7 @@ def _model_problems(path: KeyPath, model: ModelConfig) -> Iterator[Problem]:
         if gpu < 0:
             yield Problem((*path, "gpus", index), f"expected the index of a GPU, from 0, got {gpu}")
     for index, argument in enumerate(model.extra_args):
-        flag = argument.partition("=")[0].replace("_", "-")
+        flag = argument.partition("=")[0].replace("_", "-").replace("--no-", "--", 1)
         if flag in _OPTIONS:
             message = f"{flag} would go behind the planner's back; use the option `{_OPTIONS[flag]}` instead"
             yield Problem((*path, "extra_args", index), message)

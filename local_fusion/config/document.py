@@ -86,8 +86,10 @@ def read_document(text: str) -> Document:
 
     Raises `YamlSyntaxError`. Repeated keys, keys that are not text and unknown tags become problems.
     """
+    builder = _Builder()
     try:
         root = yaml.compose(text, Loader=_Loader)
+        data = builder.build(root, ()) if root is not None else None
     except yaml.MarkedYAMLError as error:
         raise _plain_words(error, text.splitlines()) from None
     except yaml.reader.ReaderError as error:
@@ -96,8 +98,6 @@ def read_document(text: str) -> Document:
         raise YamlSyntaxError(message, before.count("\n") + 1) from None
     except RecursionError:
         raise YamlSyntaxError("not valid YAML: brackets are nested too deeply", 1) from None
-    builder = _Builder()
-    data = builder.build(root, ()) if root is not None else None
     return Document(data, tuple(builder.problems), root)
 
 

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field
 _UNITS = {"": 1, "b": 1}
 _UNITS |= {f"{prefix}ib": 1024**power for power, prefix in enumerate("kmgt", start=1)}
 _UNITS |= {f"{prefix}b": 1000**power for power, prefix in enumerate("kmgt", start=1)}
+_MOST = 2**63
 _PATTERN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*")
 
 
@@ -23,7 +24,10 @@ def parse_bytes(value: Any) -> int:
     match = _PATTERN.fullmatch(value) if isinstance(value, str) else None
     if match is None or match[2].lower() not in _UNITS:
         raise ValueError(f"expected a number of bytes such as 2GiB, 512MiB or 1073741824, not {value!r}")
-    return round(float(match[1]) * _UNITS[match[2].lower()])
+    size = float(match[1]) * _UNITS[match[2].lower()]
+    if size > _MOST:
+        raise ValueError(f"expected a number of bytes that memory can have, not {value[:20]!r}…")
+    return round(size)
 
 
 def format_bytes(count: float) -> str:

@@ -69,6 +69,7 @@ def test_numbers_may_have_exponents_and_bytes_may_have_units(tmp_path: Path) -> 
         ("models:\n  a: {source: x, max_num_seqs: 0}\n", "expected a value greater than or equal to 1, got 0"),
         ("models:\n  a: {source: x, dtype: bfloat}\n", "got the text 'bfloat'; did you mean 'bfloat16'?"),
         ("models:\n  a: {source: x, kv_cache_bytes: lots}\n", "expected a number of bytes such as 2GiB"),
+        (f"models:\n  a: {{source: x, kv_cache_bytes: {'9' * 400}GiB}}\n", "a number of bytes that memory can have"),
         ("models:\n  a: {source: x, gpus: [1, 1]}\n", "2: models.a.gpus: names a GPU twice"),
         ("models:\n  a: {source: x, gpus: [0, 1], tensor_parallel: 4}\n", "tensor_parallel is 4 but gpus names 2"),
         ("models:\n  a: {source: x, gpus: [-1]}\n", "models.a.gpus[0]: expected the index of a GPU, from 0, got -1"),
@@ -227,6 +228,12 @@ def test_an_alias_that_contains_itself_or_unfolds_endlessly_is_refused(tmp_path:
     assert any("unfolds to more than" in problem for problem in problems(tmp_path, bomb))
 
 
+@pytest.mark.parametrize("depth", [100, 250, 300, 320, 400, 900])
+def test_deep_nesting_is_a_problem_and_never_a_crash(tmp_path: Path, depth: int) -> None:
+    assert problems(tmp_path, f"models: {'[' * depth}{']' * depth}\n")
+    assert problems(tmp_path, f"models: {'{a: ' * depth}{'}' * depth}\n")
+
+
 def test_a_missing_file_is_named_together_with_one_that_is_near(tmp_path: Path) -> None:
     (tmp_path / "fusion.yaml").write_text(MODELS)
     with pytest.raises(ConfigError, match=r"there is no such file; did you mean '.*fusion\.yaml'"):
@@ -276,6 +283,7 @@ def test_a_path_that_cannot_be_resolved_is_refused(tmp_path: Path, monkeypatch: 
     [
         ("--max-model-len=3", "use the option `max_model_len` instead"),
         ("--kv_cache_memory_bytes", "use the option `kv_cache_bytes` instead"),
+        ("--no-enforce-eager", "use the option `eager` instead"),
         ("--port", "--port is decided by the plan and cannot be given"),
     ],
 )
