@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from multidict import CIMultiDict
 
 from local_fusion.core.records import Usage
 from local_fusion.errors import (
@@ -71,11 +70,13 @@ class ForwardedResponse:
 
     def __init__(self, response: aiohttp.ClientResponse, name: str) -> None:
         self.status = response.status
-        self.headers = _passed_on(response.headers)
+        self.headers = response.headers.copy()
+        for header in _HOP_HEADERS:
+            self.headers.popall(header, None)
         self._response = response
         self._name = name
 
-    async def body(self) -> AsyncGenerator[bytes]:
+    async def body(self) -> AsyncGenerator[bytes, None]:
         """The body in pieces as they arrive. Raises `EngineDied` where it ends too early; closing it gives up."""
         try:
             with _translated(self._name):
@@ -146,8 +147,9 @@ class EngineClient:
 
         Raises `EngineUnavailable` or `EngineDied`; an error that the engine answers with is passed on, not raised.
         """
+        passed = {key: value for key, value in headers.items() if key.lower() not in _HOP_HEADERS}
         with _translated(self.name):
-            response = await self._opened().request(method, path, headers=_passed_on(headers), data=body or None)
+            response = await self._opened().request(method, path, headers=passed, data=body or None)
         return ForwardedResponse(response, self.name)
 
     async def aclose(self) -> None:
@@ -181,10 +183,6 @@ class EngineClient:
 _LOG = "Its log says why; the engine is restarted by itself."
 
 
-def _passed_on(headers: Mapping[str, str]) -> CIMultiDict[str]:
-    return CIMultiDict((key, value) for key, value in headers.items() if key.lower() not in _HOP_HEADERS)
-
-
 @contextmanager
 def _translated(name: str) -> Iterator[None]:
     try:
@@ -195,7 +193,7 @@ def _translated(name: str) -> Iterator[None]:
         raise EngineDied(f"{name} went away in the middle of a call: {error!r}", hint=_LOG) from error
 
 
-async def _events(pieces: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
+async def _events(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """The data of server-sent events, whole, however the bytes were cut."""
     rest = b""
     async for piece in pieces:

@@ -30,7 +30,7 @@ class _Rule:
     cause: Cause
 
     def matches(self, text: str) -> re.Match[str] | None:
-        return re.search(self.pattern, text)
+        return re.search(self.pattern, text, re.MULTILINE)
 
 
 _SMALLER = "Leave it more memory: a smaller kv_cache_bytes or max_model_len, or fewer models at the same time."
@@ -101,7 +101,7 @@ _RULES = (
     ),
     _Rule(
         r"(Available memory on node [^\n]*?GiB\)\.|No available memory for the cache blocks|Free memory on device "
-        r"[^\n]*?GiB\)\.)",
+        r"[^\n]*?(?:GiB\)\.|$))",
         Cause("no_free_memory", "there is not enough free memory: {0}", _SMALLER),
     ),
     _Rule(

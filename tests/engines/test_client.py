@@ -25,8 +25,12 @@ async def awake(make_engine: MakeEngine, script: Script | None = None) -> Engine
     return await engine.ensure_awake()
 
 
-async def collect(client: EngineClient, **options: Any) -> list[Chunk]:
-    return [chunk async for chunk in client.chat_stream({**ASKED, **options})]
+async def collect(client: EngineClient, heard: list[Chunk] | None = None, **options: Any) -> list[Chunk]:
+    """All chunks of a stream, also noted in `heard` as they come."""
+    heard = [] if heard is None else heard
+    async for chunk in client.chat_stream({**ASKED, **options}):
+        heard.append(chunk)
+    return heard
 
 
 async def test_a_stream_brings_each_samples_text_and_usage(make_engine: MakeEngine) -> None:
@@ -42,11 +46,10 @@ async def test_a_stream_brings_each_samples_text_and_usage(make_engine: MakeEngi
 @pytest.mark.parametrize("script", [Script(cut_after_tokens=2), Script(die_after_tokens=2)])
 async def test_a_stream_that_ends_before_it_is_done_is_a_died_engine(make_engine: MakeEngine, script: Script) -> None:
     client = await awake(make_engine, script)
-    heard = []
+    heard: list[Chunk] = []
     with pytest.raises(EngineDied, match="qwen"):
-        async for chunk in client.chat_stream(ASKED):
-            heard.append(chunk.text)
-    assert "".join(heard) == "echo: one"
+        await collect(client, heard)
+    assert "".join(chunk.text for chunk in heard) == "echo: one"
 
 
 async def test_an_error_in_the_middle_of_a_stream_is_the_engines(make_engine: MakeEngine) -> None:
@@ -194,11 +197,15 @@ async def test_a_forwarded_stream_arrives_piece_by_piece_and_says_when_it_was_cu
     client = await awake(make_engine, Script(cut_after_tokens=2))
     body = json.dumps({**ASKED, "stream": True}).encode()
     response = await client.forward("POST", "/v1/chat/completions", {"Content-Type": "application/json"}, body)
-    pieces = b""
-    with pytest.raises(EngineDied):
+    pieces: list[bytes] = []
+
+    async def read() -> None:
         async for piece in response.body():
-            pieces += piece
-    assert pieces.count(b"data: ") == 3
+            pieces.append(piece)  # noqa: PERF401 - what came before the error counts
+
+    with pytest.raises(EngineDied):
+        await read()
+    assert b"".join(pieces).count(b"data: ") == 3
 
 
 async def test_closing_a_forwarded_answer_unread_aborts_the_engines_work(
