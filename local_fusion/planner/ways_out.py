@@ -9,13 +9,15 @@ from typing import Any
 
 from local_fusion.config.schema import Config
 from local_fusion.hardware.devices import Device
-from local_fusion.planner.assignment import Assignment, assign
+from local_fusion.planner.assignment import Assignment, assign, usable_bytes
 from local_fusion.planner.needs import GIB, Impossible, context_of
 from local_fusion.planner.plan import ModelFacts
 
 _CONTEXT_STEP = 512  # tokens
 _LEAST_STEPS = 2  # shorter contexts are of no use to anyone
-_MOST_GIB = 4096
+_MOST_CARDS = 8
+_MOST_GIB = 288  # the largest GPU one can buy
+_MOST_RAM_GIB = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,16 +105,22 @@ def _more_memory(case: _Case) -> Iterator[str]:
     if not case.devices:
         return
     if on_gpu:
-        name = case.devices[0].name
-        index = 1 + max(device.index for device in case.devices)
+        model, index = max(case.devices, key=usable_bytes), 1 + max(device.index for device in case.devices)
+
+        def with_cards(count: int) -> bool:
+            more = (replace(model, index=index + position) for position in range(count))
+            return case.fits(devices=(*case.devices, *more))
 
         def with_card(gibs: int) -> bool:
-            card = Device(index, f"{name} (one more)", "cuda", gibs * GIB, gibs * GIB)
+            card = Device(index, f"{model.name} (larger)", "cuda", gibs * GIB, gibs * GIB)
             return case.fits(devices=(*case.devices, card))
 
+        count = _least(with_cards, 1, _MOST_CARDS)
+        if count is not None:
+            yield f"{count} more GPU{'s' if count > 1 else ''} like GPU {model.index} ({model.name})"
         gibs = _least(with_card, 1, _MOST_GIB)
         if gibs is not None:
-            yield f"one more or larger GPU, with {gibs} GiB free"
+            yield f"a GPU with {gibs} GiB free beside those there are"
         return
     (device, *_) = case.devices
 
@@ -121,7 +129,7 @@ def _more_memory(case: _Case) -> Iterator[str]:
         larger = replace(device, total_bytes=device.total_bytes + more, free_bytes=device.free_bytes + more)
         return case.fits(devices=(larger, *case.devices[1:]))
 
-    gibs = _least(with_memory, 1, _MOST_GIB)
+    gibs = _least(with_memory, 1, _MOST_RAM_GIB)
     if gibs is not None:
         yield f"{gibs} GiB more free memory"
 
