@@ -173,7 +173,7 @@ def test_a_refusal_has_the_bytes_and_leaves_the_others_their_places() -> None:
     text = str(refusal_error(made))
     assert "1 of 2 models cannot be placed:" in text
     assert "b: it needs 43 GiB on one GPU (weights 40 GiB, KV cache 1.02 GiB for a context of 8192 tokens" in text
-    assert "would fit: 4 more GPUs like GPU 0 (card)" in text
+    assert "would fit: 3 more GPUs like GPU 0 (card)" in text
     assert "would fit: a GPU with 44 GiB free beside those there are" in text
 
 
