@@ -367,7 +367,11 @@ class TestTheOtherScripts:
         done = machine.run(script="check")
         assert done.returncode == 1
         assert "failed: format types" in done.stderr
-        assert machine.calls[-3:] == ["python -m ruff format --check .", "python -m ruff check .", "python -m mypy"]
+        assert machine.calls[-3:] == [
+            "python -m ruff format --check .",
+            "python -m ruff check .",
+            "python -m mypy local_fusion tests",
+        ]
 
     def test_check_fix_mends_first(self, machine: Machine) -> None:
         assert machine.run("--fix", script="check").returncode == 0
