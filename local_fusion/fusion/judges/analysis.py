@@ -23,6 +23,7 @@ MOST_TOKENS = 768  # of an analysis, unless the judge is configured otherwise
 # Bounds in the schema keep a weak judge from filling its budget with one endless list.
 MOST_ITEMS = 4
 MOST_CHARACTERS = 200
+LEAST_CHARACTERS = 8
 
 
 class _Stance(BaseModel):
@@ -56,11 +57,11 @@ class _Findings(BaseModel):
 
 def response_format(count: int) -> dict[str, Any]:
     """OpenAI's `response_format` for an analysis of `count` answers, numbered from "1"."""
-    text = {"type": "string", "maxLength": MOST_CHARACTERS}
+    text = {"type": "string", "minLength": LEAST_CHARACTERS, "maxLength": MOST_CHARACTERS}
     answer = {"type": "string", "enum": [str(number) for number in range(1, count + 1)]}
 
-    def items(of: Mapping[str, Any], most: int = MOST_ITEMS) -> dict[str, Any]:
-        return {"type": "array", "maxItems": most, "items": of}
+    def items(of: Mapping[str, Any], most: int = MOST_ITEMS, least: int = 0) -> dict[str, Any]:
+        return {"type": "array", "minItems": least, "maxItems": most, "items": of}
 
     def fields(**properties: Mapping[str, Any]) -> dict[str, Any]:
         names = list(properties)
@@ -68,8 +69,8 @@ def response_format(count: int) -> dict[str, Any]:
 
     schema = fields(
         consensus=items(text),
-        contradictions=items(fields(topic=text, stances=items(fields(answer=answer, stance=text), min(count, 8)))),
-        partial_coverage=items(fields(answers=items(answer, count), point=text)),
+        contradictions=items(fields(topic=text, stances=items(fields(answer=answer, stance=text), min(count, 8), 2))),
+        partial_coverage=items(fields(answers=items(answer, count, 1), point=text)),
         unique_insights=items(fields(answer=answer, insight=text)),
         blind_spots=items(text),
     )
