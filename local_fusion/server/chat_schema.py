@@ -146,12 +146,16 @@ _ELSEWHERE = {
 def _bad_field(body: Mapping[str, Any], error: ValidationError) -> RequestError:
     # A union reports every branch; the deepest location is the branch that the caller meant.
     first = max(error.errors(include_url=False), key=lambda problem: len(problem["loc"]))
-    location = [part for part in first["loc"] if not (isinstance(part, str) and part.startswith(("str", "list[")))]
+    unknown = first["type"] == "extra_forbidden"
+    *inner, last = first["loc"] or ("",)
+    location = [part for part in inner if not _is_branch(part)]
+    if unknown or not _is_branch(last):
+        location.append(last)
     path = ""
     for part in location:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
     name = str(location[-1]) if location else ""
-    if first["type"] == "extra_forbidden":
+    if unknown:
         near = get_close_matches(name, FusionChatRequest.model_fields, 1) if len(location) == 1 else []
         meant = f"; did you mean '{near[0]}'?" if near else ""
         return RequestError(f"unknown field '{path}': a fusion does not know it{meant}", param=path)
@@ -159,6 +163,11 @@ def _bad_field(body: Mapping[str, Any], error: ValidationError) -> RequestError:
         return RequestError(f"'{path}' is missing", param=path)
     hint = f"{_ELSEWHERE[name]} are answered by engines: use an engine's name as model" if name in _ELSEWHERE else ""
     return RequestError(f"'{path}': {first['msg']}, got {_shown(first['input'])}", param=path, hint=hint)
+
+
+def _is_branch(part: int | str) -> bool:
+    """Whether a part of an error's location names a branch of a union, not a field."""
+    return part == "str" or (isinstance(part, str) and part.startswith("list["))
 
 
 def _shown(value: Any) -> str:

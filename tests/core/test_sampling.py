@@ -1,0 +1,53 @@
+"""Whose sampling options count where several levels name them."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from local_fusion.core.sampling import Sampling
+
+
+def test_options_that_are_set_win_over_those_below_and_the_rest_comes_from_below() -> None:
+    member = Sampling(temperature=0.0, top_p=0.5)
+    asked = Sampling(temperature=1.5, seed=7, stop=["end"])
+    assert member.over(asked) == Sampling(temperature=0.0, top_p=0.5, seed=7, stop=["end"])
+    assert asked.over(member) == Sampling(temperature=1.5, top_p=0.5, seed=7, stop=["end"])
+
+
+def test_zero_is_an_option_that_is_set() -> None:
+    assert Sampling(temperature=0, top_k=0, seed=0).set_fields() == {"temperature": 0, "top_k": 0, "seed": 0}
+
+
+def test_nothing_over_something_is_that_and_the_other_way_round() -> None:
+    some = Sampling(temperature=0.3, max_tokens=5)
+    assert Sampling().over(some) == some
+    assert some.over(Sampling()) == some
+    assert Sampling().set_fields() == {}
+
+
+@pytest.mark.parametrize(
+    ("own", "most", "capped"), [(None, 10, 10), (5, 10, 5), (10, 5, 5), (5, None, 5), (None, None, None)]
+)
+def test_a_cap_only_ever_lowers_the_tokens(own: int | None, most: int | None, capped: int | None) -> None:
+    assert Sampling(max_tokens=own, seed=1).capped(most) == Sampling(max_tokens=capped, seed=1)
+
+
+def test_changed_fields_leave_the_others_and_the_original_alone() -> None:
+    before = Sampling(temperature=0.3, seed=1)
+    assert before.with_fields(seed=2) == Sampling(temperature=0.3, seed=2)
+    assert before.seed == 1
+
+
+def test_only_the_sampling_part_of_a_larger_model_is_taken() -> None:
+    class Larger(Sampling):
+        name: str = "x"
+
+    assert Sampling.of(Larger(temperature=0.5)) == Sampling(temperature=0.5)
+    assert type(Sampling.of(Larger())) is Sampling
+
+
+@pytest.mark.parametrize("wrong", [{"temperature": -1}, {"top_p": 0}, {"max_tokens": 0}, {"temprature": 1}])
+def test_a_value_out_of_bounds_and_an_unknown_option_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValidationError):
+        Sampling(**wrong)  # type: ignore[arg-type]
