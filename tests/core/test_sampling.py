@@ -50,4 +50,4 @@ def test_only_the_sampling_part_of_a_larger_model_is_taken() -> None:
 @pytest.mark.parametrize("wrong", [{"temperature": -1}, {"top_p": 0}, {"max_tokens": 0}, {"temprature": 1}])
 def test_a_value_out_of_bounds_and_an_unknown_option_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValidationError):
-        Sampling(**wrong)  # type: ignore[arg-type]
+        Sampling(**wrong)

@@ -1,4 +1,4 @@
-"""The border between pushing and pulling: `stream()` hands on what a model emits, and ends with its reply or its error."""
+"""The border between pushing and pulling: `stream()` hands on what a model emits, and ends as it ends."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ async def test_cancelling_the_reader_cancels_the_work_and_waits_for_its_end() ->
 
 
 async def test_text_and_progress_that_a_slow_reader_left_lying_are_merged() -> None:
-    late = [
+    late: list[Event] = [
         TextDelta("a", 0, 1),
         TextDelta("b", 0, 1),
         TextDelta("x", 1, 1),
@@ -145,8 +145,8 @@ async def test_text_and_progress_that_a_slow_reader_left_lying_are_merged() -> N
     ]
 
 
-async def test_a_model_that_emits_a_million_tokens_costs_a_slow_reader_one_event() -> None:
-    model = Pausing([[TextDelta("word ", 0, 1)] * 20_000])
+async def test_a_model_that_emits_thousands_of_tokens_costs_a_slow_reader_one_event() -> None:
+    model = Pausing([list[Event]([TextDelta("word ", 0, 1)]) * 20_000])
     model.finish.set()
     heard = [event async for event in stream(model, asking())]
     assert len(heard) == 2

@@ -36,7 +36,14 @@ def test_text_parts_become_one_text_and_a_developer_is_the_system() -> None:
 
 
 def test_an_answer_of_ours_may_be_sent_back_as_it_came() -> None:
-    ours = {"role": "assistant", "content": "Hi", "refusal": None, "annotations": [], "tool_calls": [], "audio": None}
+    ours: dict[str, Any] = {
+        "role": "assistant",
+        "content": "Hi",
+        "refusal": None,
+        "annotations": [],
+        "tool_calls": [],
+        "audio": None,
+    }
     assert messages(ours) == (Message("assistant", "Hi"),)
 
 

@@ -214,9 +214,7 @@ async def test_a_streamed_response_closes_its_source_when_the_client_goes_away()
             async for event in events:
                 yield event.encode()
 
-    sending = asyncio.create_task(
-        StreamedResponse(chunks, headers={})({"type": "http"}, client.receive, client.send)  # type: ignore[arg-type]
-    )
+    sending = asyncio.create_task(StreamedResponse(chunks, headers={})({"type": "http"}, client.receive, client.send))
     await begun.wait()
     client.leave()
     await sending
