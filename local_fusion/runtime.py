@@ -6,14 +6,15 @@ import asyncio
 import importlib.util
 import os
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 
 from local_fusion.config.personas import PERSONAS
+from local_fusion.config.problems import suggestion
 from local_fusion.config.references import engines_of
 from local_fusion.config.schema import Config, FusionConfig
 from local_fusion.core.concurrency import together
@@ -58,9 +59,7 @@ class Runtime:
         """
         if name in self._models:
             return self._models[name]
-        near = get_close_matches(name, self._models, 1)
-        meant = f"did you mean '{near[0]}'? " if near else ""
-        raise UnknownModel(f"there is no model '{name}'", hint=f"{meant}served are {', '.join(self._models)}")
+        raise unknown(name, self._models)
 
     def fusion(self, name: str, config: FusionConfig) -> ChatModel:
         """A fusion as `config` says, over the same models; it need not be in the configuration."""
@@ -91,7 +90,7 @@ async def open_runtime(
     for leftover in await asyncio.to_thread(clean_up_leftovers):
         if leftover.killed:
             tell(f"cleaned up {len(leftover.killed)} processes of a server that was killed (process {leftover.server})")
-    checkpoints = {name: await asyncio.to_thread(resolve, config.models[name].source, progress=tell) for name in names}
+    checkpoints = {name: await _checkpoint(config.models[name].source, tell) for name in names}
     plan = plan_for(config, checkpoints, probe_devices(share=config.engines.memory_share))
     for note in plan.notes:
         tell(note)
@@ -115,6 +114,19 @@ def plan_for(config: Config, checkpoints: Mapping[str, Path], devices: tuple[Dev
     return make_plan(wanted, facts, checkpoints, devices)
 
 
+async def _checkpoint(source: str, tell: Tell) -> Path:
+    """The checkpoint's folder; a download or an import that is cancelled stops."""
+    loop, stop = asyncio.get_running_loop(), threading.Event()
+
+    def tell_from_thread(text: str) -> None:
+        loop.call_soon_threadsafe(tell, text)
+
+    try:
+        return await asyncio.to_thread(resolve, source, progress=tell_from_thread, stop=stop)
+    finally:
+        stop.set()
+
+
 def require_vllm() -> None:
     """Raises `SetupError` where this Python has no vLLM."""
     if importlib.util.find_spec("vllm") is None:
@@ -124,6 +136,11 @@ def require_vllm() -> None:
         )
 
 
+def unknown(name: str, known: Iterable[str]) -> UnknownModel:
+    """The error for a name that is neither a fusion nor a model, with the nearest one."""
+    return UnknownModel(f"there is no model '{name}'{suggestion(name, known, plural='models')}")
+
+
 def _served(config: Config, only: Iterable[str] | None) -> frozenset[str]:
     """Every model and fusion that the engines behind `only` can answer for."""
     everything = {**config.models, **config.fusions}
@@ -131,9 +148,7 @@ def _served(config: Config, only: Iterable[str] | None) -> frozenset[str]:
         return frozenset(everything)
     for name in only:
         if name not in everything:
-            near = get_close_matches(name, everything, 1)
-            meant = f"did you mean '{near[0]}'? " if near else ""
-            raise UnknownModel(f"the configuration has no '{name}'", hint=f"{meant}it has {', '.join(everything)}")
+            raise unknown(name, everything)
     running = set().union(*(engines_of(config, name) for name in only))
     return frozenset(name for name in everything if engines_of(config, name) <= running)
 

@@ -54,7 +54,7 @@ def run_doctor(config_path: Path | None, *, as_json: bool) -> int:
         return 0 if healthy else 1
     table = Table.grid(padding=(0, 2))
     for finding in findings:
-        told = Text(finding.found)
+        told = Text(finding.found, overflow="fold")
         if finding.todo:
             told.append(f"\n→ {finding.todo}", style=MARKS[finding.state][1])
         table.add_row(Text(*MARKS[finding.state]), Text(finding.what, style="bold"), told)

@@ -125,6 +125,8 @@ class Exchange:
             "failed": [asdict(failure) for failure in report.failed],
             "partial": report.partial,
             "notes": list(report.notes),
+            "trims": [asdict(trim) for trim in report.trims],
+            "seconds": round(report.seconds, 3),
         }
         include = self.asked.include()
         if "candidates" in include:
