@@ -59,9 +59,10 @@ async def stream_remote(url: str, model: str | None, request: ChatRequest) -> As
             f"no answer from {base}: {str(error) or type(error).__name__}",
             hint="is `local-fusion serve` running there, and is the address right?",
         ) from None
-    except (ValidationError, KeyError, ValueError) as error:
+    except (ValidationError, ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise SetupError(
-            f"what {base} sends is not what local-fusion sends ({str(error).splitlines()[0]})",
+            f"what {base} sends is not what local-fusion sends ({reason})",
             hint="check the address and that both sides have the same version",
         ) from None
 
@@ -88,11 +89,13 @@ async def _check(response: aiohttp.ClientResponse) -> None:
     if response.status >= 400:
         try:
             raise _error((await response.json())["error"])
-        except (aiohttp.ContentTypeError, ValueError, KeyError, TypeError):
+        except (aiohttp.ContentTypeError, ValueError, LookupError, TypeError, AttributeError):
             raise SetupError(f"{response.url} answered {response.status} {response.reason}") from None
 
 
-def _error(told: Mapping[str, Any]) -> LocalFusionError:
+def _error(told: Mapping[str, Any] | str) -> LocalFusionError:
+    if isinstance(told, str):  # not our shape, but a reason all the same
+        return RemoteError(told)
     message = str(told.get("message", "the server reported an error without a message"))
     if told.get("fault") == "caller":
         return RequestError(message, param=told.get("param"))

@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import uvicorn
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
 from local_fusion.cli.running import run
 from local_fusion.config.loading import find_config, load_config
 from local_fusion.config.schema import Config, ServerConfig
+from local_fusion.config.validation import problems_of
 from local_fusion.core.concurrency import together
 from local_fusion.engines.engine import EngineSnapshot
 from local_fusion.errors import ConfigError, EngineError, LocalFusionError, SetupError
@@ -52,10 +54,12 @@ class _Drain:
 def _with_address(config: Config, host: str | None, port: int | None) -> Config:
     """The configuration with the command line's address, checked like the file's."""
     given = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    settings = {**config.server.model_dump(), **given}
     try:
-        server = ServerConfig.model_validate({**config.server.model_dump(), **given})
-    except ValueError as error:
-        raise ConfigError([str(error)]) from None
+        server = ServerConfig.model_validate(settings)
+    except ValidationError as error:
+        problems = problems_of(error, {"server": settings}, within=("server",))
+        raise ConfigError([f"{problem.key}: {problem.message}" for problem in problems]) from None
     return config.model_copy(update={"server": server})
 
 
