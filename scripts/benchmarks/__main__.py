@@ -1,0 +1,92 @@
+"""`scripts/bench`: measure, then say what came out and whether it is what was hoped for."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks.demo import measure_demo
+from benchmarks.figures import Figure, load
+from benchmarks.fusion import FUSIONS, measure_fusion
+from benchmarks.passthrough import measure_passthrough
+from benchmarks.report import print_json, print_table
+from benchmarks.serving import serving
+from benchmarks.startup import measure_startup
+from local_fusion.cli.running import run
+from local_fusion.errors import LocalFusionError
+
+MOST_REPEATS = 50
+INTERRUPTED = 130
+
+
+def main() -> int:
+    """Measure what the command line asks for; the exit code."""
+    options = _options()
+    figures: list[Figure] = []
+    before = load()
+    try:
+        with tempfile.TemporaryDirectory(prefix="lf-bench-") as folder:
+            run(_measure(options.what, options.repeat, Path(folder), figures))
+    except LocalFusionError as error:
+        print(f"scripts/bench: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("scripts/bench: interrupted; everything that was started has been stopped", file=sys.stderr)
+        return INTERRUPTED
+    (print_json if options.json else print_table)(before, load(), figures)
+    return 1 if options.strict and not all(figure.met for figure in figures) else 0
+
+
+async def _measure(what: str, repeat: int | None, folder: Path, figures: list[Figure]) -> None:
+    if what in ("startup", "all"):
+        figures += await measure_startup(folder, repeat or 5, _tell)
+    if what in ("fusion", "passthrough", "all"):
+        _tell("starting the engine")
+        async with serving(FUSIONS, folder) as served:
+            await served.wait_until("/ready")
+            if what != "passthrough":
+                figures.append(await measure_fusion(served, repeat or 7, _tell))
+            if what != "fusion":
+                figures.append(await measure_passthrough(served, repeat or 7, _tell))
+    if what in ("demo", "all"):
+        figures.append(await measure_demo(folder, repeat or 1, _tell))
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench",
+        description="Measures local-fusion on real vLLM with SmolLM2, each figure next to its target. "
+        "Nothing else should be running: the machine's load is told with the figures.",
+        epilog="fusion: a panel of three, a judge and a synthesizer, against the same engine calls made directly. "
+        "passthrough: 16 streams through our server, against the engine's own socket. "
+        "startup: our programs without engines. demo: scripts/demo, the second time.",
+    )
+    parser.add_argument(
+        "what",
+        nargs="?",
+        default="all",
+        choices=("fusion", "passthrough", "startup", "demo", "all"),
+        help="default: all",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON for programs")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 if a target is missed")
+    parser.add_argument(
+        "--repeat", type=_repeats, metavar="N", help="measure N times (default: 7 pairs, 5 starts, 1 demo)"
+    )
+    return parser.parse_args()
+
+
+def _repeats(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_REPEATS:
+        raise argparse.ArgumentTypeError(f"expected a number from 1 to {MOST_REPEATS}, got '{text}'")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""How long our own programs take to start. Engines are left out: they start after the server listens."""
+
+from __future__ import annotations
+
+import sys
+import time
+from asyncio.subprocess import DEVNULL
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from benchmarks.figures import Figure, Tell
+from benchmarks.serving import PROGRAM, serving, started
+from local_fusion.errors import SetupError
+
+TARGET = 1.5
+FUSIONS = {"plain": {"strategy": "single", "panel": ["smollm2"]}}
+
+
+async def measure_startup(folder: Path, repeat: int, tell: Tell) -> list[Figure]:
+    """Seconds from starting a program to its end, or (serve) to its first answer; once more before that, to warm up."""
+    import_app = [sys.executable, "-c", "import local_fusion.server.app"]
+    programs: list[tuple[str, Callable[[], Awaitable[float]]]] = [
+        ("startup: local-fusion --help", lambda: _to_its_end([PROGRAM, "--help"], folder)),
+        ("startup: import local_fusion.server.app", lambda: _to_its_end(import_app, folder)),
+        ("startup: local-fusion serve to its first answer", lambda: _to_first_answer(folder)),
+    ]
+    figures = []
+    for name, seconds in programs:
+        await seconds()
+        values = []
+        for number in range(repeat):
+            values.append(await seconds())
+            tell(f"{name} {number + 1}/{repeat}: {values[-1]:.2f} s")
+        figures.append(Figure(name, "s", tuple(values), TARGET))
+    return figures
+
+
+async def _to_its_end(command: list[str], folder: Path) -> float:
+    began = time.monotonic()
+    async with started(command, runtime=folder, stdout=DEVNULL) as process:
+        _, said = await process.communicate()
+        seconds = time.monotonic() - began
+    if process.returncode != 0:
+        raise SetupError(f"{' '.join(command)} ended with exit code {process.returncode}: {said.decode()[-500:]}")
+    return seconds
+
+
+async def _to_first_answer(folder: Path) -> float:
+    began = time.monotonic()
+    async with serving(FUSIONS, folder) as served:
+        await served.wait_until("/health", poll=0.005)
+        return time.monotonic() - began
