@@ -8,11 +8,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,12 +54,18 @@ class Outcome:
 
 @dataclass
 class Home:
-    """A private world for commands: working directory, runtime folder, cache, and the scripts of fake engines."""
+    """A private world for commands: working directory, runtime folder, and the scripts of fake engines.
+
+    With `real_engines` vLLM is what it is, and the checkpoints are those that set-up imported.
+    """
 
     folder: Path
+    real_engines: bool = False
     more_env: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.real_engines:
+            return
         package = self.folder / "python" / "vllm" / "entrypoints" / "openai"
         package.mkdir(parents=True)
         for part in (package, package.parent, package.parents[1]):
@@ -70,14 +79,16 @@ class Home:
 
     @property
     def env(self) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("LOCAL_FUSION", "VLLM"))}
-        paths = (str(self.folder / "python"), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")]))
+        ours = ("LOCAL_FUSION_RUNTIME",) if self.real_engines else ("LOCAL_FUSION", "VLLM")
+        env = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+        paths = [str(ROOT), *filter(None, [env.get("PYTHONPATH")])]
+        if not self.real_engines:
+            paths.insert(0, str(self.folder / "python"))
+            env |= {"LOCAL_FUSION_CACHE": str(self.folder / "cache"), "FAKE_ENGINES": str(self.folder)}
         return {
-            **kept,
+            **env,
             "PYTHONPATH": os.pathsep.join(paths),
             "LOCAL_FUSION_RUNTIME": str(self.runtime),
-            "LOCAL_FUSION_CACHE": str(self.folder / "cache"),
-            "FAKE_ENGINES": str(self.folder),
             "HF_HUB_OFFLINE": "1",
             "COLUMNS": "200",
             "NO_COLOR": "1",
@@ -157,6 +168,18 @@ class Home:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
+
+
+@contextmanager
+def new_home(*, real_engines: bool = False) -> Iterator[Home]:
+    """A home that is removed at the end; whatever is left in it is killed first."""
+    # pytest's own temporary folders have long paths, and a Unix socket's path must be short.
+    home = Home(Path(tempfile.mkdtemp(prefix="lf-")), real_engines)
+    try:
+        yield home
+    finally:
+        home.kill_all()
+        shutil.rmtree(home.folder)
 
 
 @dataclass
