@@ -235,10 +235,14 @@ def processes_with(variable: str) -> Iterator[int]:
 
 
 def until(
-    condition: Callable[[], bool], seconds: float = 30, explain: Callable[[], str] = lambda: "it did not happen"
+    condition: Callable[[], bool],
+    seconds: float = 30,
+    explain: Callable[[], str] = lambda: "it did not happen",
+    *,
+    every: float = 0.02,
 ) -> None:
-    """Return as soon as `condition()` holds; fail the test if it does not within `seconds`."""
+    """Return as soon as `condition()` holds (asked `every` so many seconds); fail if it does not within `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"{explain()} (within {seconds} s)"
-        time.sleep(0.02)
+        time.sleep(every)

@@ -162,20 +162,6 @@ def test_engines_that_outlived_their_server_are_killed_at_the_next_start_which_s
     assert home.left_behind() == []
 
 
-def test_a_busy_port_is_one_clear_message_and_nothing_is_started(home: Home) -> None:
-    home.configure("a", fusions=ONE)
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = str(other.getsockname()[1])
-        done = home.run("serve", "--port", port)
-    assert done.code == 1
-    assert done.err.splitlines() == [
-        f"local-fusion: 127.0.0.1:{port} is already in use",
-        "  → stop what listens there, or choose another port with --port",
-    ]
-    assert not (home.folder / "a.starts").exists()
-    assert home.left_behind() == []
-
-
 def test_an_address_that_others_can_reach_is_refused(home: Home) -> None:
     home.configure("a", fusions=ONE)
     done = home.run("serve", "--host", "0.0.0.0")

@@ -42,7 +42,7 @@ class RealServer:
             return False
 
     def wait_ready(self) -> None:
-        until(self.ready, START_SECONDS, lambda: self.running.err)
+        until(self.ready, START_SECONDS, lambda: self.running.err, every=0.5)  # starting engines need the cores
 
     def socket(self, engine: str) -> Path:
         (path,) = self.home.runtime.glob(f"*/{engine}.sock")
