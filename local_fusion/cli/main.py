@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -122,23 +121,26 @@ def models_pull(
     run_pull(names or [], config)
 
 
-def _guarded(command: Callable[[], object]) -> int:
-    """Run `command`; the exit code, with errors told on stderr."""
-    try:
-        command()
-    except LocalFusionError as error:
-        typer.secho(f"local-fusion: {error}", err=True, fg="red")
-        return error.exit_code
-    except KeyboardInterrupt:
-        typer.echo("local-fusion: interrupted; everything that was started has been stopped", err=True)
-        return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has gone; Python would complain once more when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    return 0
-
-
 def main() -> None:
     """The entry point of the `local-fusion` command."""
-    sys.exit(_guarded(app))
+    try:
+        app()
+    except LocalFusionError as error:
+        typer.secho(f"local-fusion: {error}", err=True, fg="red")
+        sys.exit(error.exit_code)
+    except SystemExit as end:  # typer ends every command in this way, also where it caught a KeyboardInterrupt
+        if end.code == INTERRUPTED:
+            typer.echo("local-fusion: interrupted; everything that was started has been stopped", err=True)
+        raise
+    finally:
+        _flush()
+
+
+def _flush() -> None:
+    """Write out what is left; exit 1 without a word where whoever read our output has gone."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes once more at its end, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -22,6 +22,7 @@ from typing import Any
 
 import yaml
 
+from local_fusion.engines.warden import family_of
 from tests import fake_engine
 from tests.fake_engine import Script
 from tests.serving import tiny_checkpoint
@@ -90,6 +91,7 @@ class Home:
             "PYTHONPATH": os.pathsep.join(paths),
             "LOCAL_FUSION_RUNTIME": str(self.runtime),
             "HF_HUB_OFFLINE": "1",
+            "PYTHONUNBUFFERED": "",  # as most users have it, wherever the tests run
             "COLUMNS": "200",
             "NO_COLOR": "1",
             **self.more_env,
@@ -153,8 +155,14 @@ class Home:
         return Running(process, log)
 
     def processes(self) -> list[int]:
-        """Every process that lives in this home, whoever started it and whoever its parent is now."""
-        return sorted(processes_with(f"LOCAL_FUSION_RUNTIME={self.runtime}"))
+        """Every process that lives in this home, whoever started it and whoever its parent is now.
+
+        Real engines overwrite their environment with a title, so their sessions, which wardens lead, count as well.
+        """
+        found = set(processes_with(f"LOCAL_FUSION_RUNTIME={self.runtime}"))
+        for note in self.runtime.glob("*/*.family"):
+            found |= set(family_of(json.loads(note.read_text())["warden"]))
+        return sorted(found)
 
     def left_behind(self) -> list[object]:
         """Processes and runtime folders; a command that has ended should have left none."""

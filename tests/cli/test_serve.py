@@ -111,6 +111,7 @@ def test_a_second_signal_does_not_wait_for_running_requests(home: Home, number: 
         assert running.process.poll() is None, running.err
         running.signal(number)
         assert running.code() == 130, running.err
+        assert "interrupted; everything that was started has been stopped" in running.err
         asking.join(10)
         assert asking.error is not None
     assert "Traceback" not in running.err
