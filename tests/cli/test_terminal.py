@@ -9,7 +9,6 @@ import select
 import subprocess
 import termios
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -74,9 +73,9 @@ class Terminal:
 
 
 @pytest.fixture
-def asked(home: Home) -> Iterator[Home]:
+def asked(home: Home) -> Home:
     home.configure("a", "b", fusions={"vote": {"strategy": "vote", "panel": ["a", "b"]}})
-    yield home
+    return home
 
 
 def test_the_picture_is_live_and_the_answer_stands_below_it(asked: Home) -> None:

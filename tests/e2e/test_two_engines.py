@@ -73,7 +73,8 @@ def test_an_engine_killed_in_the_middle_of_an_answer_is_told_and_comes_back(serv
             extra_body={"fusion": {"events": True, "include": ["candidates"]}},
         )
         killed = False
-        text, report = "", {}
+        text = ""
+        report: dict[str, Any] = {}
         for chunk in stream:
             told = getattr(chunk, "fusion", {})
             event = told.get("event", {})
