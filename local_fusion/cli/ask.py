@@ -41,7 +41,9 @@ class AskOptions:
         """The question as a request."""
         system = () if self.system is None else (Message("system", self.system),)
         sampling = Sampling(max_tokens=self.max_tokens, temperature=self.temperature, seed=self.seed)
-        return ChatRequest(messages=(*system, Message("user", self.prompt)), sampling=sampling, request_id=secrets.token_hex(12))
+        return ChatRequest(
+            messages=(*system, Message("user", self.prompt)), sampling=sampling, request_id=secrets.token_hex(12)
+        )
 
 
 def run_ask(options: AskOptions) -> None:
@@ -67,11 +69,12 @@ async def _ask(options: AskOptions) -> None:
 
 async def _local(options: AskOptions, board: Board, stack: AsyncExitStack) -> AsyncGenerator[Event]:
     """The events of asking engines that are started for this question and stopped after it."""
+    config = load_config(find_config(options.config))
+    name = options.fusion or config.default_fusion()
+    # Only now what takes long to import: a wrong configuration is told at once.
     from local_fusion.cli.starting import watch_start
     from local_fusion.runtime import open_runtime
 
-    config = load_config(find_config(options.config))
-    name = options.fusion or config.default_fusion()
     runtime = await stack.enter_async_context(open_runtime(config, only=[name], tell=board.note))
     await watch_start(runtime, board)
     return events.stream(runtime.model(name), options.request())

