@@ -6,7 +6,7 @@ LocalFusionError                 message + hint (what to do next), fault, HTTP s
 │   ├── ConfigError              a configuration file: file, line, key, what was expected         exit 2
 │   ├── RequestError             a request field is unknown or has a bad value                    400 + param
 │   │   └── ContextTooLong       the conversation does not fit the model's context                400
-│   ├── UnknownModel             no fusion and no engine has that name                            404
+│   ├── UnknownModel             no fusion and no engine has that name                            404, exit 2
 │   ├── TooLarge                 the request is over a limit                                      413
 │   └── Refused                  the planner: this does not fit on these devices                  exit 1
 ├── EngineError                  fault "engine": the engine (vLLM) failed, not the caller
@@ -89,6 +89,7 @@ class UnknownModel(CallerError):
 
     status = 404
     code = "model_not_found"
+    exit_code = 2
 
 
 class TooLarge(CallerError):

@@ -9,6 +9,7 @@ import logging
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from pydantic import ValidationError
@@ -35,7 +36,22 @@ def run_serve(config_path: Path | None, host: str | None, port: int | None) -> N
     # The port is taken first: finding it busy after engines have loaded for minutes would be a poor joke.
     with bind(config.server) as listener:
         drain = _Drain()
-        run(_serve(config, listener, Console(stderr=True), drain), ask=drain.ask)
+        run(_serve(config, listener, _Log(stderr=True), drain), ask=drain.ask)
+
+
+class _Log(Console):
+    """A console that falls silent, rather than stopping the server, when nobody can read it any more."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print, if that is possible."""
+        try:
+            super().print(*objects, **options)
+        except OSError:
+            self.quiet = True
+
+    def on_broken_pipe(self) -> None:
+        """Whoever read our output has gone."""
+        self.quiet = True
 
 
 class _Drain:

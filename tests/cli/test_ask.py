@@ -92,7 +92,7 @@ def test_an_engine_that_cannot_start_is_an_error_with_its_cause_and_nothing_is_l
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["-f", "vot", "x"], 1, "there is no model 'vot'.*did you mean 'vote'"),
+        (["-f", "vot", "x"], 2, "there is no model 'vot'.*did you mean 'vote'"),
         (["-c", "wrong.yaml", "x"], 2, "wrong.yaml: there is no such file"),
         (["-c", "wrong.yaml", "--url", "http://127.0.0.1:1", "x"], 2, "exclude each other"),
         ([""], 2, "the question is empty"),
