@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, TypeVar
 
-Ours = TypeVar("Ours")
-Direct = TypeVar("Direct")
+Side = TypeVar("Side")
 
 Tell = Callable[[str], None]
 
@@ -54,8 +53,8 @@ class Figure:
 
 
 async def pair(
-    number: int, ours: Callable[[], Awaitable[Ours]], direct: Callable[[], Awaitable[Direct]]
-) -> tuple[Ours, Direct]:
+    number: int, ours: Callable[[], Awaitable[Side]], direct: Callable[[], Awaitable[Side]]
+) -> tuple[Side, Side]:
     """Both sides, one right after the other; every other pair begins with the direct one, so that drift cancels out."""
     if number % 2:
         second = await direct()
