@@ -18,7 +18,7 @@ import openai
 from local_fusion.engines.warden import family_of
 from tests.cli.commands import Home, Running, new_home, until
 
-START_SECONDS = 400
+START_SECONDS = 600
 
 
 @dataclass(frozen=True)
