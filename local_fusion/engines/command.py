@@ -67,6 +67,8 @@ def engine_command(
         argv += ["--trust-remote-code"]
     argv += model.extra_args
     env = {name: value for name, value in environ.items() if not name.endswith(_SECRET_ENDINGS)} | _OFFLINE
+    # vLLM never removes the sockets between its processes; where ours is they go with the folder.
+    env["VLLM_RPC_BASE_PATH"] = str(socket.parent)
     if on_cpu:
         env.pop("VLLM_CPU_KVCACHE_SPACE", None)  # would win over the explicit bytes
         if placement.cores:

@@ -35,6 +35,11 @@ def test_the_engine_listens_on_its_socket_only_under_its_configured_name() -> No
     assert "--port" not in built.argv
 
 
+def test_the_sockets_between_vllms_processes_lie_in_the_folder_that_is_removed_at_the_end() -> None:
+    built = command(environ={"VLLM_RPC_BASE_PATH": "/elsewhere"})
+    assert built.env["VLLM_RPC_BASE_PATH"] == "/run"
+
+
 def test_memory_is_given_in_explicit_bytes() -> None:
     built = command(placed={"kv_cache_bytes": 123456789, "max_model_len": 2048}, max_num_seqs=7)
     assert option(built, "--kv-cache-memory-bytes") == "123456789"
