@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,8 @@ from local_fusion.errors import (
 )
 
 State = Literal["stopped", "starting", "awake", "backing_off", "broken", "stopping"]
+
+_logger = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.1
 _LOG_TAIL_BYTES = 128 * 1024
@@ -153,18 +156,24 @@ class Engine:
     def _become(self, state: State, **changes: Any) -> None:
         self._snapshot = replace(self._snapshot, state=state, since=time.time(), **changes)
         for listener in tuple(self._listeners):
-            listener(self._snapshot)
+            try:
+                listener(self._snapshot)
+            except Exception:  # one that prints to a terminal that is gone must not take the engine with it
+                _logger.exception("%s: a listener failed at the state %s", self.name, state)
 
     async def _own(self, run: _Run, before: asyncio.Task[None] | None) -> None:
         """Everything that happens to the engine in one run; nobody else changes its state."""
-        if before is not None:
-            await asyncio.wait({before})
-        self._failure = None
-        self._become("starting", restarts=0, last_error=None, seconds_to_ready=None)
         try:
+            if before is not None:
+                await asyncio.wait({before})
+            self._failure = None
+            self._become("starting", restarts=0, last_error=None, seconds_to_ready=None)
             self._failure = await self._keep_awake(run)
-        except LocalFusionError as error:  # this machine lacks something, or a process cannot be ended
+        except LocalFusionError as error:  # a process cannot be ended
             self._failure = EngineUnavailable(error.message, hint=error.hint)
+        except Exception as error:
+            _logger.exception("%s: its owner failed", self.name)
+            self._failure = EngineUnavailable(f"{self.name}: {error!r}", hint="This is a defect of local-fusion.")
         finally:
             if self._failure is None:
                 self._become("stopped", pid=None)

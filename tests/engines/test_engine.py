@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from local_fusion.config.schema import EngineSettings
 from local_fusion.engines.engine import Clock, Engine, EngineSnapshot
+from local_fusion.engines.host import EngineProcess
 from local_fusion.errors import EngineDied, EngineStartFailed, EngineUnavailable
 from tests.conftest import MakeEngine
 from tests.engines.waiting import alive, eventually, recorded
@@ -216,6 +218,39 @@ async def test_an_engine_that_keeps_crashing_counts_as_broken(make_engine: MakeE
     await eventually(lambda: engine.snapshot.state == "broken")
     with pytest.raises(EngineUnavailable, match="qwen crashed: it was killed"):
         await engine.ensure_awake()
+
+
+async def test_a_listener_that_fails_disturbs_neither_the_engine_nor_other_listeners(
+    make_engine: MakeEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    def print_to_a_terminal_that_is_gone(snapshot: EngineSnapshot) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    engine = make_engine()
+    engine.subscribe(print_to_a_terminal_that_is_gone)
+    seen = states(engine)
+    engine.start()
+    assert await (await engine.ensure_awake()).healthy()
+    await engine.stop()
+    assert seen == ["starting", "awake", "stopping", "stopped"]
+    assert "qwen: a listener failed at the state awake" in caplog.messages
+
+
+async def test_a_defect_of_ours_breaks_the_engine_and_answers_every_waiter(
+    make_engine: MakeEngine, fake_host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def defective(*args: object, **options: object) -> EngineProcess:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr(fake_host, "start", defective)
+    engine = make_engine()
+    engine.start()
+    errors = await asyncio.gather(*(engine.ensure_awake() for _ in range(3)), return_exceptions=True)
+    for error in errors:
+        assert isinstance(error, EngineUnavailable)
+        assert error.message == "qwen: ZeroDivisionError('division by zero')"
+        assert "defect of local-fusion" in error.hint
+    assert engine.snapshot.state == "broken"
 
 
 async def test_stop_during_a_pause_ends_it_at_once(make_engine: MakeEngine) -> None:
