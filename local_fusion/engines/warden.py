@@ -22,6 +22,7 @@ import time
 from types import FrameType
 
 ORPHANED_GRACE = 3.0
+_TRACKER_GRACE = 1.0
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -74,6 +75,15 @@ def send(pids: list[int], number: int) -> None:
             os.kill(pid, number)
         except (ProcessLookupError, PermissionError):
             continue
+
+
+def _is_resource_tracker(pid: int) -> bool:
+    """Whether it is Python's own cleaner, which removes shared memory once all others that use it are gone."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return b"multiprocessing.resource_tracker" in file.read()
+    except OSError:
+        return False
 
 
 class Warden:
@@ -156,7 +166,7 @@ class Warden:
                 self._exit_code = code if code >= 0 else 128 - code
 
     def _end_family(self, grace: float) -> None:
-        """SIGTERM to all, `grace` seconds, then SIGKILL, again and again until nobody is left.
+        """SIGTERM to all, `grace` seconds, then SIGKILL, again and again until nobody is left; trackers a second later.
 
         Our server may insist meanwhile: another `stop`, or its own end, shortens the grace.
         """
@@ -174,8 +184,10 @@ class Warden:
                 deadline = min(deadline, time.monotonic() + _seconds(asked))
             self._reap()
             family = family_of(warden)
-            if time.monotonic() >= deadline:
-                send(family, signal.SIGKILL)
+            late = time.monotonic() - deadline
+            if late >= 0:
+                doomed = [pid for pid in family if late >= _TRACKER_GRACE or not _is_resource_tracker(pid)]
+                send(doomed, signal.SIGKILL)
         self._reap()
 
 

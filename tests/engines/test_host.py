@@ -133,6 +133,39 @@ async def test_a_family_that_ignores_sigterm_is_gone_after_the_grace(
     await process.stop(0.3)
 
 
+KEEPS_SHARED_MEMORY = """
+import signal, time
+from multiprocessing.shared_memory import SharedMemory
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print(SharedMemory(create=True, size=4096).name, flush=True)
+time.sleep(600)
+"""
+
+
+async def test_an_engine_that_must_be_killed_leaves_no_shared_memory(runtime_folder: RuntimeFolder) -> None:
+    process = await start(runtime_folder, EngineCommand((sys.executable, "-c", KEEPS_SHARED_MEMORY), os.environ))
+    log = runtime_folder.log("qwen")
+    await eventually(lambda: log.read_text().endswith("\n"))
+    segment = Path("/dev/shm") / log.read_text().strip()
+    assert segment.exists()
+    try:
+        await process.stop(0.1)
+        assert not segment.exists()
+    finally:
+        segment.unlink(missing_ok=True)
+
+
+async def test_what_only_looks_like_pythons_cleaner_is_killed_a_little_later(runtime_folder: RuntimeFolder) -> None:
+    script = "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
+    argv = (sys.executable, "-c", f"{script} # multiprocessing.resource_tracker")
+    process = await start(runtime_folder, EngineCommand(argv, os.environ))
+    await eventually(lambda: runtime_folder.log("qwen").read_text() == "up\n")
+    began = time.monotonic()
+    await process.stop(0.1)
+    assert 1 <= time.monotonic() - began < 7
+    assert not alive(process.pid)
+
+
 async def test_asking_again_with_less_grace_insists(runtime_folder: RuntimeFolder, family: Family) -> None:
     process = await start(runtime_folder, family.command(POLITE="0"))
     await family.complete()
