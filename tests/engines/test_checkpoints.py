@@ -31,7 +31,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 def refusal(source: str) -> LocalFusionError:
     with pytest.raises((ConfigError, SetupError)) as caught:
-        resolve(source, allow_download=False)
+        resolve(source, make=False)
     assert caught.value.hint, "every refusal says what to do"
     return caught.value
 
@@ -128,6 +128,23 @@ class TestAnythingElse:
     def test_a_file_that_is_not_gguf_is_refused(self, checkpoint: Path) -> None:
         assert "not a GGUF file" in refusal(str(checkpoint / "model.safetensors")).message
 
+    @pytest.mark.parametrize("source", ["a/b.git", "b.git", "a" * 97, "org/" + "a" * 97, "a" * 5000, "org/mo--del"])
+    def test_what_the_hub_would_never_call_a_model_is_refused(self, source: str) -> None:
+        error = refusal(source)
+        assert isinstance(error, ConfigError)
+        assert "is no hub id" in error.message
+        assert len(error.message) < 300
+
+    @pytest.mark.parametrize("source", ["/" + "a" * 5000, "./" + "a" * 300, "./a\0b", "a" * 5000 + ".gguf"])
+    def test_a_name_that_no_file_could_have_is_a_path_that_does_not_exist(self, source: str) -> None:
+        assert refusal(source).message.endswith("does not exist")
+
+    @pytest.mark.parametrize("source", ["~nobody-at-all/x.gguf", "~nobody-at-all/model", "~nobody-at-all"])
+    def test_the_home_of_nobody_is_refused(self, source: str) -> None:
+        error = refusal(source)
+        assert isinstance(error, ConfigError)
+        assert "below the home of ~nobody-at-all, which nobody here has" in error.message
+
     @pytest.mark.parametrize("source", ["a/b/c", "a b", "org/", "/", "http://host/model", "org/mo--del", "org/mo..del"])
     def test_what_is_neither_path_nor_hub_id_is_refused(self, source: str) -> None:
         assert isinstance(refusal(source), ConfigError)
@@ -174,6 +191,12 @@ class TestTheCommand:
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "local_fusion.engines.checkpoints", *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    def test_refuses_a_cache_in_the_home_of_nobody(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("LOCAL_FUSION_CACHE", "~nobody-at-all/cache")
+        with pytest.raises(SetupError, match="LOCAL_FUSION_CACHE is '~nobody-at-all/cache'") as caught:
+            cached()
+        assert "LOCAL_FUSION_CACHE" in caught.value.hint
 
     def test_prints_the_folder(self, checkpoint: Path) -> None:
         done = self.run(str(checkpoint))

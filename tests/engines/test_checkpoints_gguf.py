@@ -154,7 +154,10 @@ class TestAnImport:
         folder = resolve(str(file), progress=told.append)
         assert folder.parent == own_cache
         assert checkpoint_problem(folder) is None
-        assert told == ["importing tiny.Q4.gguf: half done"]
+        assert told == [
+            "importing tiny.Q4.gguf: reading it to tell whether it was imported before",
+            "importing tiny.Q4.gguf: half done",
+        ]
 
     def test_is_made_once(self, file: Path, importer: Importer) -> None:
         assert resolve(str(file)) == resolve(str(file))
@@ -185,15 +188,63 @@ class TestAnImport:
         monkeypatch.setattr(cache, "hashlib", SimpleNamespace())
         resolve(str(file))
 
-    def test_survives_a_broken_memory_of_digests(self, file: Path, importer: Importer, own_cache: Path) -> None:
+    @pytest.mark.parametrize("memory", ["{{", "[]", "", '{{"{file}": 5}}', '{{"{file}": []}}'])
+    def test_survives_a_broken_memory_of_digests(
+        self, file: Path, importer: Importer, own_cache: Path, memory: str
+    ) -> None:
         folder = resolve(str(file))
-        (own_cache / ".digests.json").write_text("{")
+        (own_cache / ".digests.json").write_text(memory.format(file=file))
         assert resolve(str(file)) == folder
 
     def test_is_listed(self, file: Path, importer: Importer) -> None:
         folder = resolve(str(file))
         size = sum(path.stat().st_size for path in folder.iterdir())
         assert cached() == [CachedCheckpoint(name="tiny.Q4", path=folder, bytes=size, source=str(file))]
+
+    @pytest.mark.parametrize("marker", ["", "{", "[]", '{"name": "tiny"}', '{"name": 1, "source": "x"}'])
+    def test_whose_marker_is_damaged_is_not_listed_and_is_made_anew(
+        self, file: Path, importer: Importer, marker: str
+    ) -> None:
+        folder = resolve(str(file))
+        (folder / "local-fusion.json").write_text(marker)
+        assert cached() == []
+        assert resolve(str(file)) == folder
+        assert len(importer.files) == 2
+        assert [checkpoint.path for checkpoint in cached()] == [folder]
+
+    def test_that_may_not_be_made_is_refused_without_reading_the_file_or_touching_the_disk(
+        self, file: Path, importer: Importer, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(cache, "hashlib", SimpleNamespace())
+        with pytest.raises(SetupError) as caught:
+            resolve(str(file), make=False)
+        assert caught.value.message == "tiny.Q4.gguf is not imported yet"
+        assert caught.value.hint == f"Run: local-fusion models import {file}"
+        assert importer.files == []
+        assert not own_cache.exists()
+
+    def test_that_was_made_is_found_where_it_may_not_be_made(self, file: Path, importer: Importer) -> None:
+        assert resolve(str(file)) == resolve(str(file), make=False)
+
+    def test_can_be_stopped_while_the_file_is_read(self, file: Path, importer: Importer, own_cache: Path) -> None:
+        stop, told = threading.Event(), list[str]()
+
+        def stop_it(line: str) -> None:
+            told.append(line)
+            stop.set()
+
+        with pytest.raises(SetupError, match=r"importing tiny\.Q4\.gguf was stopped"):
+            resolve(str(file), progress=stop_it, stop=stop)
+        assert len(told) == 1
+        assert importer.files == []
+
+    def test_of_a_file_that_is_longer_than_a_piece_knows_it_again(
+        self, file: Path, importer: Importer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        whole = resolve(str(file))
+        (cache.cache_folder() / ".digests.json").unlink()
+        monkeypatch.setattr(cache, "_PIECE_BYTES", 10)
+        assert resolve(str(file)) == whole
 
     @pytest.mark.parametrize("error", [SetupError("no memory"), KeyboardInterrupt()])
     def test_that_fails_leaves_nothing_behind(
@@ -232,11 +283,13 @@ class TestAnImport:
         importer.during = lambda folder: assert_true(second_waits.wait(30))
 
         def second() -> Path:
-            return resolve(str(file), progress=lambda line: second_waits.set())
+            return resolve(str(file), progress=lambda line: second_waits.set() if "waiting" in line else None)
 
         with ThreadPoolExecutor() as threads:
             started = threading.Event()
-            first = threads.submit(resolve, str(file), progress=lambda line: started.set())
+            first = threads.submit(
+                resolve, str(file), progress=lambda line: started.set() if "half done" in line else None
+            )
             assert started.wait(30)
             assert threads.submit(second).result() == first.result()
         assert len(importer.files) == 1

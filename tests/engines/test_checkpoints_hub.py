@@ -127,9 +127,9 @@ def snapshot(tmp_path: Path) -> Path:
     return folder
 
 
-def refusal(model_id: str = "org/model", *, allow_download: bool = True) -> LocalFusionError:
+def refusal(model_id: str = "org/model", *, make: bool = True) -> LocalFusionError:
     with pytest.raises((ConfigError, SetupError)) as caught:
-        resolve(model_id, allow_download=allow_download)
+        resolve(model_id, make=make)
     assert caught.value.hint, "every refusal says what to do"
     return caught.value
 
@@ -145,7 +145,7 @@ class TestInTheCache:
         assert (snapshot / "model.safetensors").read_bytes() == b"weights"
 
     def test_a_missing_model_is_refused_where_downloading_is_not_allowed(self, hub: Hub) -> None:
-        error = refusal(allow_download=False)
+        error = refusal(make=False)
         assert isinstance(error, SetupError)
         assert error.message == "org/model is not in the Hugging Face cache, and downloading was not asked for"
         assert "local-fusion models pull org/model" in error.hint

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import threading
 import time
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from local_fusion.engines.checkpoints.folders import checkpoint_problem
 from local_fusion.engines.checkpoints.gguf_header import read_header
@@ -26,6 +27,7 @@ _IMPORTER_VERSION = 1
 _MARKER = "local-fusion.json"
 _DIGESTS = ".digests.json"
 _BYTES_PER_WEIGHT = 2  # bfloat16
+_PIECE_BYTES = 4 * 1024**2
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +41,20 @@ class CachedCheckpoint:
 
 
 def cache_folder() -> Path:
-    """Where imported checkpoints are kept: below `$LOCAL_FUSION_CACHE`, else the user's cache folder."""
-    if own := os.environ.get("LOCAL_FUSION_CACHE"):
-        base = Path(own).expanduser().absolute()
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "local-fusion"
+    """Where imported checkpoints are kept: below `$LOCAL_FUSION_CACHE`, else the user's cache folder.
+
+    Raises `SetupError` if that is in a home folder that does not exist.
+    """
+    try:
+        if own := os.environ.get("LOCAL_FUSION_CACHE"):
+            base = Path(own).expanduser().absolute()
+        else:
+            base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "local-fusion"
+    except RuntimeError:
+        where = f"LOCAL_FUSION_CACHE is {own!r}, but" if own else "for imported checkpoints"
+        raise SetupError(
+            f"{where} there is no such home folder", hint="Set LOCAL_FUSION_CACHE to the whole path of a folder."
+        ) from None
     return base / "checkpoints"
 
 
@@ -52,22 +63,26 @@ def cached() -> list[CachedCheckpoint]:
     found = []
     for marker in cache_folder().glob(f"[!.]*/{_MARKER}"):
         folder = marker.parent
-        made_from = json.loads(marker.read_text(encoding="utf-8"))
-        size = sum(path.stat().st_size for path in folder.iterdir())
-        found.append(CachedCheckpoint(made_from["name"], folder, size, made_from["source"]))
+        if (made_from := _read_marker(folder)) is not None:
+            size = sum(path.stat().st_size for path in folder.iterdir())
+            found.append(CachedCheckpoint(made_from["name"], folder, size, made_from["source"]))
     return sorted(found, key=lambda checkpoint: (checkpoint.name, checkpoint.path))
 
 
-def import_gguf(path: Path, *, source: str, progress: Progress, stop: threading.Event | None = None) -> Path:
-    """The checkpoint folder made from the GGUF file `path`, made now if it is not there yet.
+def import_gguf(
+    path: Path, *, source: str, make: bool, progress: Progress, stop: threading.Event | None = None
+) -> Path:
+    """The checkpoint folder made from the GGUF file `path`, made now if it is not there yet and `make` is set.
 
     Raises `ConfigError` for a broken or unsupported file, `SetupError` where this machine lacks something.
     """
     header = read_header(path)
     folder = cache_folder()
+    if not make:
+        return _made_before(path, folder, source)
     with _usable(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        target = folder / _key(path, folder)
+        target = folder / _key(path, _digest(path, folder, progress, stop))
         lock = (folder / f".{target.name}.lock").open("a")
     with lock:
         if _is_whole(target):
@@ -76,6 +91,14 @@ def import_gguf(path: Path, *, source: str, progress: Progress, stop: threading.
         if not _is_whole(target):
             _check_space(folder, path.name, header.weights * _BYTES_PER_WEIGHT)
             _make(path, target, source, progress, stop)
+    return target
+
+
+def _made_before(path: Path, folder: Path, source: str) -> Path:
+    digest = _remembered(path, folder)
+    if digest is None or not _is_whole(target := folder / _key(path, digest)):
+        hint = f"Run: local-fusion models import {shlex.quote(source)}"
+        raise SetupError(f"{path.name} is not imported yet", hint=hint)
     return target
 
 
@@ -116,7 +139,22 @@ def _usable(folder: Path) -> Iterator[None]:
 
 
 def _is_whole(target: Path) -> bool:
-    return (target / _MARKER).is_file() and checkpoint_problem(target) is None
+    return _read_marker(target) is not None and checkpoint_problem(target) is None
+
+
+def _read_marker(folder: Path) -> dict[str, str] | None:
+    """What the checkpoint was made from; None if it was not finished, or what tells is damaged."""
+    marker = _read_json(folder / _MARKER)
+    if isinstance(marker, dict) and isinstance(marker.get("name"), str) and isinstance(marker.get("source"), str):
+        return marker
+    return None
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def _check_space(folder: Path, name: str, needed: int) -> None:
@@ -128,34 +166,47 @@ def _check_space(folder: Path, name: str, needed: int) -> None:
         )
 
 
-def _key(path: Path, folder: Path) -> str:
+def _key(path: Path, digest: str) -> str:
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).lstrip(".-")
-    return f"{stem}-{_digest(path, folder)[:16]}-{_IMPORTER_VERSION}"
+    return f"{stem}-{digest[:16]}-{_IMPORTER_VERSION}"
 
 
-def _digest(path: Path, folder: Path) -> str:
+def _digest(path: Path, folder: Path, progress: Progress, stop: threading.Event | None) -> str:
     """The file's SHA-256; remembered by size and time of change, because hashing many gigabytes takes a while."""
-    known = _known_digests(folder)
-    status = path.stat()
-    identity = [status.st_size, status.st_mtime_ns, status.st_ino]
-    if (entry := known.get(str(path))) and entry[:-1] == identity:
-        return str(entry[-1])
+    if (remembered := _remembered(path, folder)) is not None:
+        return remembered
+    progress(f"importing {path.name}: reading it to tell whether it was imported before")
+    identity, hasher = _identity(path), hashlib.sha256()
     with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        while piece := stream.read(_PIECE_BYTES):
+            _check_stop(path.name, stop)
+            hasher.update(piece)
     known = {file: entry for file, entry in _known_digests(folder).items() if Path(file).exists()}
-    known[str(path)] = [*identity, digest]
+    known[str(path)] = [*identity, hasher.hexdigest()]
     new = folder / f"{_DIGESTS}.{os.getpid()}.{threading.get_ident()}"
     new.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
     new.rename(folder / _DIGESTS)
-    return digest
+    return hasher.hexdigest()
+
+
+def _remembered(path: Path, folder: Path) -> str | None:
+    entry = _known_digests(folder).get(str(path))
+    return str(entry[-1]) if entry and entry[:-1] == _identity(path) else None
+
+
+def _identity(path: Path) -> list[int | str]:
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ino]
 
 
 def _known_digests(folder: Path) -> dict[str, list[int | str]]:
-    try:
-        known: dict[str, list[int | str]] = json.loads((folder / _DIGESTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return known
+    known = _read_json(folder / _DIGESTS)
+    return {file: entry for file, entry in known.items() if isinstance(entry, list)} if isinstance(known, dict) else {}
+
+
+def _check_stop(name: str, stop: threading.Event | None) -> None:
+    if stop is not None and stop.is_set():
+        raise SetupError(f"importing {name} was stopped", hint="Run it again to go on.")
 
 
 def _wait_for(lock: IO[str], name: str, progress: Progress, stop: threading.Event | None) -> None:
@@ -170,6 +221,5 @@ def _wait_for(lock: IO[str], name: str, progress: Progress, stop: threading.Even
         if not told:
             progress(f"waiting for another process that is importing {name}")
             told = True
-        if stop is not None and stop.is_set():
-            raise SetupError(f"importing {name} was stopped", hint="Run it again to go on.")
+        _check_stop(name, stop)
         time.sleep(0.2)

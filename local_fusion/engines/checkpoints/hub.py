@@ -5,24 +5,24 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+from local_fusion.config.problems import shown
 from local_fusion.engines.checkpoints.folders import CONFIG, checkpoint_problem
 from local_fusion.engines.checkpoints.worker import Progress, run
 from local_fusion.errors import ConfigError, SetupError
 
 
-def find_on_hub(
-    model_id: str, *, allow_download: bool, progress: Progress, stop: threading.Event | None = None
-) -> Path:
-    """The checkpoint folder of `model_id` in the hub's cache, downloaded now if it is not there whole.
+def find_on_hub(model_id: str, *, make: bool, progress: Progress, stop: threading.Event | None = None) -> Path:
+    """The checkpoint folder of `model_id` in the hub's cache; with `make` downloaded now if it is not there whole.
 
-    Raises `ConfigError` if the hub has no such checkpoint, `SetupError` if it cannot be had here and now.
+    Raises `ConfigError` if it is no hub id or the hub has no such checkpoint, `SetupError` if it cannot be had here and
+    now.
     """
     folder = _cached_snapshot(model_id)
     problem = checkpoint_problem(folder) if folder else None
     if folder is not None and problem is None:
         return folder
     state = f"is not whole in the Hugging Face cache ({problem})" if folder else "is not in the Hugging Face cache"
-    if not allow_download:
+    if not make:
         raise SetupError(
             f"{model_id} {state}, and downloading was not asked for",
             hint=f"Run: local-fusion models pull {model_id} — or name a local folder (it starts with / or ./).",
@@ -55,8 +55,15 @@ def find_on_hub(
 
 def _cached_snapshot(model_id: str) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-    config = try_to_load_from_cache(model_id, CONFIG)
+    try:
+        config = try_to_load_from_cache(model_id, CONFIG)
+    except HFValidationError as error:
+        raise ConfigError(
+            [f"{shown(model_id)} is no hub id: {str(error).partition(':')[0]}"],
+            hint="Write a hub id as ORGANISATION/MODEL, as on the model's page; a local folder starts with / or ./",
+        ) from None
     return Path(config).parent if isinstance(config, str) else None
 
 

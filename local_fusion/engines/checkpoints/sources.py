@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-import re
+import os
 import sys
 import threading
 from pathlib import Path
 
+from local_fusion.config.paths import HUB_ID, PACKAGE_PREFIX, looks_like_path
 from local_fusion.engines.checkpoints.cache import import_gguf
 from local_fusion.engines.checkpoints.folders import checkpoint_problem
 from local_fusion.engines.checkpoints.hub import find_on_hub
 from local_fusion.engines.checkpoints.worker import Progress
 from local_fusion.errors import ConfigError, SetupError
-
-_PACKAGE = "package:"
-_HUB_PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
-_HUB_ID = re.compile(rf"^(?:{_HUB_PART}/)?{_HUB_PART}$")
 
 
 def _silent(line: str) -> None:
@@ -27,48 +24,52 @@ def _silent(line: str) -> None:
 def resolve(
     source: str,
     *,
-    allow_download: bool = True,
+    make: bool = True,
     progress: Progress = _silent,
     stop: threading.Event | None = None,
 ) -> Path:
     """The checkpoint folder of a model source: hub id, local folder, GGUF file or `package:NAME/FILE.gguf`.
 
     Blocks while it imports or downloads; `progress` gets lines to show, from this thread. Setting `stop` ends it.
-    Raises `ConfigError` if the source is wrong or broken, `SetupError` if this machine lacks something for it.
+    Without `make` nothing is imported or downloaded, nor is a file read as a whole. Raises `ConfigError` if the source
+    is wrong or broken, `SetupError` if this machine lacks something for it or it would have to be made.
     """
-    if source.startswith(_PACKAGE):
+    if source.startswith(PACKAGE_PREFIX):
         path = _in_package(source)
-        return import_gguf(path, source=source, progress=progress, stop=stop)
-    path = Path(source).expanduser()
-    if path.is_dir():
+        return import_gguf(path, source=source, make=make, progress=progress, stop=stop)
+    try:
+        path = Path(source).expanduser()
+    except RuntimeError:
+        raise ConfigError(
+            [f"{source!r} is below the home of {source.partition('/')[0]}, which nobody here has"],
+            hint="Write the whole path.",
+        ) from None
+    # Not through pathlib, which raises for names that no file could have.
+    if os.path.isdir(path):
         if problem := checkpoint_problem(path):
             raise ConfigError([problem], hint="A checkpoint folder has config.json, weights and a tokenizer.")
         return path.absolute()
-    if path.is_file():
+    if os.path.isfile(path):
         if path.suffix.lower() != ".gguf":
             raise ConfigError(
                 [f"{path} is a file, but not a GGUF file"], hint="Name the folder of the checkpoint, or a .gguf file."
             )
         path = path.absolute()
-        return import_gguf(path, source=str(path), progress=progress, stop=stop)
-    if _looks_like_path(source):
+        return import_gguf(path, source=str(path), make=make, progress=progress, stop=stop)
+    if looks_like_path(source):
         raise ConfigError([f"{path.absolute()} does not exist"], hint=_nearest(path))
-    if not _HUB_ID.match(source) or ".." in source or "--" in source:
+    if not HUB_ID.fullmatch(source):
         raise ConfigError(
             [f"{source!r} is neither a local path nor a hub id"],
             hint="Write a hub id as ORGANISATION/MODEL, a folder or a GGUF file with a leading / or ./",
         )
-    return find_on_hub(source, allow_download=allow_download, progress=progress, stop=stop)
-
-
-def _looks_like_path(source: str) -> bool:
-    return source.startswith(("/", ".", "~")) or source.lower().endswith(".gguf")
+    return find_on_hub(source, make=make, progress=progress, stop=stop)
 
 
 def _nearest(path: Path) -> str:
     """The way out for a path that does not exist: the nearest name beside it, or how far the path does exist."""
     parent = path.absolute().parent
-    while not parent.is_dir():
+    while not os.path.isdir(parent):
         path, parent = parent, parent.parent
     try:
         names = [entry.name for entry in parent.iterdir()]
@@ -81,7 +82,7 @@ def _nearest(path: Path) -> str:
 
 def _in_package(source: str) -> Path:
     """The file that `package:NAME/FILE` names; the package is found, not imported."""
-    name, _, file = source.removeprefix(_PACKAGE).partition("/")
+    name, _, file = source.removeprefix(PACKAGE_PREFIX).partition("/")
     if not name.isidentifier() or not file.lower().endswith(".gguf") or ".." in Path(file).parts:
         raise ConfigError(
             [f"{source!r} does not name a GGUF file inside a package"], hint="Write package:NAME/FILE.gguf"
