@@ -97,6 +97,7 @@ class EngineClient:
         self.name = name
         self._socket = socket
         self._session: aiohttp.ClientSession | None = None
+        self._closed = False
 
     async def chat_stream(self, payload: Mapping[str, Any]) -> AsyncGenerator[Chunk, None]:
         """Stream a chat completion (`payload` as OpenAI's, without the streaming options).
@@ -117,7 +118,7 @@ class EngineClient:
                 for chunk in _chunks(event):
                     yield chunk
             if not finished:
-                raise EngineDied(f"{self.name} broke off in the middle of its answer", hint=_LOG)
+                raise EngineDied(f"{self.name} broke off in the middle of its answer", hint=_HINT)
 
     async def complete(self, payload: Mapping[str, Any], path: str = "/v1/chat/completions") -> dict[str, Any]:
         """One completion without streaming, as the engine gives it. Raises as `chat_stream` does."""
@@ -139,7 +140,7 @@ class EngineClient:
         try:
             async with self._opened().get("/health", timeout=timeout) as response:
                 return response.status == 200
-        except (aiohttp.ClientError, OSError, TimeoutError):
+        except (EngineUnavailable, aiohttp.ClientError, OSError, TimeoutError):
             return False
 
     async def forward(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> ForwardedResponse:
@@ -153,12 +154,15 @@ class EngineClient:
         return ForwardedResponse(response, self.name)
 
     async def aclose(self) -> None:
-        """Close all connections."""
+        """Close all connections, for good: every later call raises `EngineUnavailable`."""
+        self._closed = True
         if self._session is not None:
             await self._session.close()
             self._session = None
 
     def _opened(self) -> aiohttp.ClientSession:
+        if self._closed:
+            raise EngineUnavailable(f"{self.name} went away", hint=_HINT)
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 "http://engine",
@@ -180,7 +184,7 @@ class EngineClient:
                 yield response
 
 
-_LOG = "Its log says why; the engine is restarted by itself."
+_HINT = "Try again; GET /ready says how the engine is."
 
 
 @contextmanager
@@ -188,9 +192,9 @@ def _translated(name: str) -> Iterator[None]:
     try:
         yield
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-        raise EngineUnavailable(f"{name} does not accept connections: {error}", hint=_LOG) from error
+        raise EngineUnavailable(f"{name} does not accept connections: {error}", hint=_HINT) from error
     except (aiohttp.ClientError, OSError, TimeoutError) as error:
-        raise EngineDied(f"{name} went away in the middle of a call: {error!r}", hint=_LOG) from error
+        raise EngineDied(f"{name} went away in the middle of a call: {error!r}", hint=_HINT) from error
 
 
 async def _events(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

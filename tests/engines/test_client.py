@@ -107,6 +107,16 @@ async def test_nobody_listening_is_an_unavailable_engine(tmp_path: Path) -> None
     await client.aclose()
 
 
+async def test_a_closed_client_opens_no_new_connection(make_engine: MakeEngine) -> None:
+    client = await awake(make_engine)
+    await client.aclose()
+    assert not await client.healthy()
+    for call in (client.complete(ASKED), client.forward("GET", "/v1/models", {}, b""), collect(client)):
+        with pytest.raises(EngineUnavailable, match="qwen went away") as raised:
+            await call
+        assert "GET /ready" in raised.value.hint
+
+
 async def test_tokens_are_counted_with_and_without_a_chat_template(make_engine: MakeEngine) -> None:
     client = await awake(make_engine)
     plain = await client.tokenize("one two three")
