@@ -22,6 +22,7 @@ from local_fusion.errors import (
     EngineUnavailable,
     LocalFusionError,
     RequestError,
+    SetupError,
 )
 
 State = Literal["stopped", "starting", "awake", "backing_off", "broken", "stopping"]
@@ -210,6 +211,8 @@ class Engine:
             process = await self._host.start(self._command, name=self.name, log=self._log)
         except EngineStartFailed as error:
             return Cause("cannot_run", error.message, error.hint, error.permanent), 0.0
+        except SetupError as error:  # too many processes, a full disk: that may pass
+            return Cause("cannot_run", error.message, error.hint), 0.0
         self._become("starting", pid=process.pid)
         client = EngineClient(self._socket, self.name)
         awake_for = 0.0

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from local_fusion.config.schema import EngineSettings
+from local_fusion.engines.command import EngineCommand
 from local_fusion.engines.engine import Clock, Engine, EngineSnapshot
 from local_fusion.engines.host import EngineProcess
-from local_fusion.errors import EngineDied, EngineStartFailed, EngineUnavailable
+from local_fusion.errors import EngineDied, EngineStartFailed, EngineUnavailable, SetupError
 from tests.conftest import MakeEngine
 from tests.engines.waiting import alive, eventually, recorded
 from tests.fake_engine import FakeHost, Script
@@ -251,6 +252,44 @@ async def test_a_defect_of_ours_breaks_the_engine_and_answers_every_waiter(
         assert error.message == "qwen: ZeroDivisionError('division by zero')"
         assert "defect of local-fusion" in error.hint
     assert engine.snapshot.state == "broken"
+
+
+async def test_a_machine_that_lacks_something_for_a_moment_is_tried_again(
+    make_engine: MakeEngine, fake_host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    time = VirtualClock()
+    start = fake_host.start
+    lacking = [SetupError("cannot start a process for qwen: Resource temporarily unavailable", hint="See `ulimit -a`.")]
+
+    async def lacking_at_first(command: EngineCommand, *, name: str, log: Path) -> EngineProcess:
+        if lacking:
+            raise lacking.pop()
+        return await start(command, name=name, log=log)
+
+    monkeypatch.setattr(fake_host, "start", lacking_at_first)
+    engine = make_engine(clock=time.clock)
+    engine.start()
+    waiter = asyncio.create_task(engine.ensure_awake())
+    await backoff(engine, time, 1.0)
+    assert await (await waiter).healthy()
+
+
+async def test_a_machine_that_keeps_lacking_something_breaks_the_engine_after_the_restarts_allowed(
+    make_engine: MakeEngine, fake_host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lacking(*args: object, **options: object) -> EngineProcess:
+        raise SetupError("cannot start a process for qwen: Cannot allocate memory", hint="See `ulimit -a`.")
+
+    time = VirtualClock()
+    monkeypatch.setattr(fake_host, "start", lacking)
+    engine = make_engine(settings=EngineSettings(restarts=1), clock=time.clock)
+    engine.start()
+    waiter = asyncio.create_task(engine.ensure_awake())
+    await backoff(engine, time, 1.0)
+    with pytest.raises(EngineStartFailed, match=r"Cannot allocate memory \(2 times in a row\)") as raised:
+        await waiter
+    assert raised.value.hint == "See `ulimit -a`."
+    assert not raised.value.permanent
 
 
 async def test_stop_during_a_pause_ends_it_at_once(make_engine: MakeEngine) -> None:
