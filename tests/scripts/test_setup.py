@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from local_fusion.errors import SetupError
+
 ROOT = Path(__file__).parents[2]
 PYTHONS = ("python3.11", "python3.12", "python3.13", "python3")
 
@@ -312,10 +314,22 @@ class TestAMachineThatLacksSomething:
         assert "the memory ran out" in self.failure(machine)
 
     def test_the_import_says_itself_what_is_wrong(self, machine: Machine) -> None:
-        machine.on_call('if [[ $* == *checkpoints* ]]; then echo "the cache cannot be used"; exit 1; fi')
+        error = SetupError("the cache /cache cannot be used: Permission denied", hint="Make it writable.")
+        machine.on_call(f"""if [[ $* == *checkpoints* ]]; then cat >&2 <<'END'
+importing tiny.gguf: loading torch and transformers
+{error}
+END
+exit 1; fi""")
+        assert self.failure(machine) == (
+            "scripts/setup: the step 'Import of the demo model' failed (exit code 1):\n"
+            "the cache /cache cannot be used: Permission denied\n  → Make it writable.\n"
+        )
+
+    def test_an_import_that_says_nothing_of_use_is_shown_by_its_end(self, machine: Machine) -> None:
+        machine.on_call('if [[ $* == *checkpoints* ]]; then echo "it went wrong"; exit 1; fi')
         said = self.failure(machine)
         assert "the step 'Import of the demo model' failed" in said
-        assert "  | the cache cannot be used" in said
+        assert "  | it went wrong" in said
 
 
 class TestPyTorchForCpu:
@@ -343,10 +357,17 @@ class TestPyTorchForCpu:
 
 class TestTheOtherScripts:
     def test_demo_asks_with_its_own_prompt_if_there_is_none(self, machine: Machine) -> None:
-        done = machine.run("--json", script="demo")
+        done = machine.run(script="demo")
         config = machine.repository / "configs" / "demo.yaml"
-        assert machine.calls[-1].startswith(f"local-fusion ask -c {config} --json Why is ")
-        assert "Asking: Why is " in done.stderr
+        assert machine.calls[-1].startswith(f"local-fusion ask -c {config} What is the capital of France")
+        assert "Asking: What is the capital of France" in done.stderr
+
+    @pytest.mark.parametrize("arguments", [["--help"], ["--json", "-"], ["-f", "vote"]])
+    def test_demo_adds_no_prompt_of_its_own_to_arguments(self, machine: Machine, arguments: list[str]) -> None:
+        done = machine.run(*arguments, script="demo")
+        config = machine.repository / "configs" / "demo.yaml"
+        assert machine.calls[-1] == " ".join([f"local-fusion ask -c {config}", *arguments])
+        assert "Asking" not in done.stderr
 
     def test_demo_passes_prompt_and_options_on_and_keeps_stdout_for_the_answer(self, machine: Machine) -> None:
         machine.on_call("if [[ $0 == */local-fusion ]]; then echo the answer; fi")
@@ -367,15 +388,23 @@ class TestTheOtherScripts:
         done = machine.run(script="check")
         assert done.returncode == 1
         assert "failed: format types" in done.stderr
-        assert machine.calls[-3:] == [
+        assert machine.calls[-4:] == [
             "python -m ruff format --check .",
             "python -m ruff check .",
             "python -m mypy local_fusion tests",
+            "python -m mypy -p benchmarks",
         ]
+
+    def test_check_types_the_benchmarks_too(self, machine: Machine) -> None:
+        machine.on_call('if [[ $* == "-m mypy -p benchmarks" ]]; then echo "$MYPYPATH" >&2; exit 1; fi')
+        done = machine.run(script="check")
+        assert done.returncode == 1
+        assert "\nscripts:.\n" in done.stderr
+        assert "failed: types" in done.stderr
 
     def test_check_fix_mends_first(self, machine: Machine) -> None:
         assert machine.run("--fix", script="check").returncode == 0
-        assert machine.calls[-5:-3] == ["python -m ruff check --fix --quiet .", "python -m ruff format ."]
+        assert machine.calls[-6:-4] == ["python -m ruff check --fix --quiet .", "python -m ruff format ."]
 
     @pytest.mark.parametrize("script", ["setup", "check"])
     def test_an_unknown_argument_is_wrong_use(self, machine: Machine, script: str) -> None:
@@ -383,6 +412,11 @@ class TestTheOtherScripts:
         assert done.returncode == 2
         assert "unknown argument --nonsense" in done.stderr
         assert machine.calls == []
+
+    def test_check_takes_one_argument_at_most(self, machine: Machine) -> None:
+        done = machine.run("--fix", "local_fusion", script="check")
+        assert (done.returncode, machine.calls) == (2, [])
+        assert "superfluous argument local_fusion" in done.stderr
 
     @pytest.mark.parametrize("script", ["scripts/setup", "scripts/demo", "scripts/test", "scripts/check", ".ci/run"])
     def test_every_script_can_be_executed_and_parsed(self, script: str) -> None:
