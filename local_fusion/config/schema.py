@@ -52,6 +52,15 @@ class ModelConfig(Strict):
                 raise ValueError(f"tensor_parallel is {self.tensor_parallel} but gpus names {len(self.gpus)}")
         return self
 
+    @model_validator(mode="after")
+    def _a_step_holds_every_sequence(self) -> ModelConfig:
+        if self.max_num_batched_tokens is not None and self.max_num_batched_tokens < self.max_num_seqs:
+            raise ValueError(
+                f"max_num_batched_tokens is {self.max_num_batched_tokens} but must be at least max_num_seqs "
+                f"({self.max_num_seqs})"
+            )
+        return self
+
 
 def _named(value: Any) -> Any:
     """`qwen` is short for `{model: qwen}`."""

@@ -60,6 +60,15 @@ _RULES = (
         Cause("gpu_too_old", "this vLLM was not built for this GPU ({0})", "Use another GPU.", True),
     ),
     _Rule(
+        r"(Failed to infer device type|no CUDA-capable device[^\n]*|Found no NVIDIA driver[^\n]*)",
+        Cause(
+            "no_gpu",
+            "vLLM finds no GPU that it can use ({0})",
+            "See whether `nvidia-smi` shows the GPU; where there is none, install vLLM for the CPU.",
+            True,
+        ),
+    ),
+    _Rule(
         r"(Bfloat16 is only supported on GPUs [^\n]*)",
         Cause("dtype_unsupported", "{0}", "Set dtype: float16 for this model.", True),
     ),
@@ -169,6 +178,16 @@ _RULES = (
             True,
         ),
     ),
+    _Rule(  # requests are validated too, so only the classes of options count
+        r"^pydantic_core\S*ValidationError: \d+ validation errors? for (\w+(?:Config|Args))\n"
+        r"(?:\s+Value error, ([^\n]+?)|(\S[^\n]*\n\s+[^\n]+?))(?: \[type=|$)",
+        Cause(
+            "invalid_options",
+            "vLLM refuses its options: {1} ({0})",
+            "Correct the options or extra_args of this model.",
+            True,
+        ),
+    ),
 )
 _KILLED = Cause(
     "killed",
@@ -187,7 +206,7 @@ def likely_cause(log_tail: str, exit_code: int | None) -> Cause:
     text = "\n".join(lines)
     for rule in _RULES:
         if found := rule.matches(text):
-            groups = [group.strip() for group in found.groups() if group is not None]
+            groups = [" ".join(group.split()) for group in found.groups() if group is not None]
             cause = rule.cause
             return Cause(cause.code, cause.message.format(*groups), cause.hint, cause.permanent)
     if exit_code in (-4, 132):

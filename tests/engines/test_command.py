@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from local_fusion.config.schema import ModelConfig
 from local_fusion.engines.command import EngineCommand, core_list, engine_command
@@ -66,6 +67,12 @@ def test_a_gpu_engine_does_not_insist_on_an_empty_gpu_and_batches_modestly() -> 
 def test_a_step_has_room_for_a_token_of_each_sequence() -> None:
     built = command(placed={"kind": "cuda"}, max_num_seqs=4096)
     assert option(built, "--max-num-batched-tokens") == "4096"
+
+
+def test_a_step_without_room_for_a_token_of_each_sequence_is_refused() -> None:
+    assert option(command(max_num_batched_tokens=256, max_num_seqs=256), "--max-num-batched-tokens") == "256"
+    with pytest.raises(ValidationError, match=r"is 255 but must be at least max_num_seqs \(256\)"):
+        command(max_num_batched_tokens=255, max_num_seqs=256)
 
 
 def test_a_cpu_engine_compiles_nothing_and_obeys_the_planned_bytes() -> None:

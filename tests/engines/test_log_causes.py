@@ -69,6 +69,9 @@ def test_memory_that_others_may_free_again_is_not_permanent() -> None:
         ("ModuleNotFoundError: No module named 'vllm'", "vllm_missing", True),
         ("RuntimeError: operator torchvision::nms does not exist", "torchvision_mismatch", True),
         ("RuntimeError: The NVIDIA driver on your system is too old (found version 11040)", "driver_too_old", True),
+        ("RuntimeError: Failed to infer device type, please set the environment variable", "no_gpu", True),
+        ("RuntimeError: CUDA error: no CUDA-capable device is detected", "no_gpu", True),
+        ("RuntimeError: Found no NVIDIA driver on your system. Please check that you have", "no_gpu", True),
         ("RuntimeError: CUDA error: no kernel image is available for execution on the device", "gpu_too_old", True),
         ("OSError: [Errno 98] Address already in use", "address_in_use", False),
         ("OSError: [Errno 28] No space left on device", "disk_full", False),
@@ -83,6 +86,36 @@ def test_known_messages_are_recognised_with_and_without_vllms_prefix(
     cause = likely_cause(f"{prefix}{line}\nRuntimeError: Engine core initialization failed. See root cause above.", 1)
     assert (cause.code, cause.permanent) == (code, permanent)
     assert cause.hint
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (
+            "  Value error, max_num_batched_tokens (128) must be at least max_num_seqs (256). [type=value_error]",
+            "vLLM refuses its options: max_num_batched_tokens (128) must be at least max_num_seqs (256). (ModelConfig)",
+        ),
+        (
+            "seed\n  Input should be greater than or equal to 0 [type=greater_than_equal, input_value=-1]",
+            "vLLM refuses its options: seed Input should be greater than or equal to 0 (ModelConfig)",
+        ),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "(APIServer pid=7) "])
+def test_options_that_vllm_refuses_are_told_in_its_words_and_are_permanent(prefix: str, said: str, words: str) -> None:
+    log = f"pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig\n{said}\n    For further"
+    cause = likely_cause("".join(f"{prefix}{line}\n" for line in log.split("\n")), 1)
+    assert (cause.code, cause.message, cause.permanent) == ("invalid_options", words, True)
+    assert "extra_args" in cause.hint
+
+
+def test_a_request_that_vllm_refused_is_not_taken_for_refused_options() -> None:
+    log = (
+        "pydantic_core._pydantic_core.ValidationError: 1 validation error for ChatCompletionRequest\n"
+        "n\n  Input should be a valid integer [type=int_type]\n"
+    )
+    cause = likely_cause(log, 1)
+    assert (cause.code, cause.permanent) == ("unknown", False)
 
 
 @pytest.mark.parametrize("code", [-9, 137])
