@@ -14,6 +14,7 @@ LocalFusionError                 message + hint (what to do next), fault, HTTP s
 │   ├── EngineUnavailable        it is stopped or broken and will not answer                      503
 │   ├── EngineDied               it went away in the middle of a call                             502
 │   ├── EngineRejected           it answered with an error of its own                             502
+│   ├── EmptyAnswer              it answered, but with nothing                                    502
 │   └── DeadlineExceeded         it did not answer within the stage's deadline                    504
 ├── PanelFailed                  fault "engine": fewer candidates than the quorum; holds each failure  502
 └── SetupError                   fault "us": this machine or installation lacks something         exit 1
@@ -146,6 +147,12 @@ class EngineRejected(EngineError):
     def __init__(self, message: str, *, hint: str = "", engine_status: int = 500) -> None:
         super().__init__(message, hint=hint)
         self.engine_status = engine_status
+
+
+class EmptyAnswer(EngineError):
+    """A model answered, but with nothing."""
+
+    code = "empty_answer"
 
 
 class DeadlineExceeded(EngineError):

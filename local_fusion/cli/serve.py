@@ -15,6 +15,7 @@ import uvicorn
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from local_fusion.cli.running import run
 from local_fusion.config.loading import find_config, load_config
@@ -104,7 +105,7 @@ def bind(server: ServerConfig) -> socket.socket:
 
 
 async def _serve(config: Config, listener: socket.socket, console: Console, drain: _Drain) -> None:
-    async with open_runtime(config, tell=lambda text: console.print(text, highlight=False)) as runtime:
+    async with open_runtime(config, tell=lambda text: console.print(text, markup=False, highlight=False)) as runtime:
         _announce(runtime, listener, console)
         for engine in runtime.engines.values():
             engine.subscribe(lambda snapshot: _tell(snapshot, console))
@@ -170,7 +171,7 @@ def _announce(runtime: Runtime, listener: socket.socket, console: Console) -> No
         table.add_row(name, fusion.strategy, f"panel of {members}")
     for placement in runtime.plan.placements:
         where = "CPU" if placement.kind == "cpu" else f"GPU {', '.join(map(str, placement.devices))}"
-        table.add_row(placement.model, "engine", f"{placement.checkpoint.name} on the {where}")
+        table.add_row(placement.model, "engine", Text(f"{placement.checkpoint.name} on the {where}"))
     console.print(table)
 
 
@@ -181,4 +182,4 @@ def _tell(snapshot: EngineSnapshot, console: Console) -> None:
         "broken": f"{snapshot.last_error}",
     }
     detail = details.get(snapshot.state, "")
-    console.print(f"engine {snapshot.name}: {snapshot.state.replace('_', ' ')} {detail}".rstrip(), highlight=False)
+    console.print(f"engine {snapshot.name}: {snapshot.state.replace('_', ' ')} {detail}".rstrip(), markup=False, highlight=False, soft_wrap=True)

@@ -38,13 +38,14 @@ class CallRecord:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Who failed (`member` is its label in the panel), in which stage, and why (`code` for programs)."""
+    """Who failed (`member` is its label in the panel), in which stage, why (`code` for programs), and the way out."""
 
     stage: Stage
     member: str
     model: str
     code: str
     message: str
+    hint: str = ""
 
 
 @dataclass(frozen=True, slots=True)

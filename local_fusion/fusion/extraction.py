@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from decimal import Decimal, InvalidOperation
 
+MOST_DIGITS = 400
+
 _NUMBER = re.compile(r"(?<![\w.])(?<![A-Za-z][-+−])[-+−]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?(?![\w])")
 _ANSWER = re.compile(r"(?:final answer|answer)\s*(?:is\s*:?|[:=])\s*(.+)", re.IGNORECASE)
 _CHOICE_STATED = re.compile(
@@ -38,8 +40,16 @@ def _auto(text: str) -> str | None:
     if (boxed := _boxed(text)) is not None:
         return _canonical(boxed.strip(" $")) or _folded(boxed)
     if answers := _ANSWER.findall(text):
-        text = answers[-1]
+        return _stated(answers[-1])
     return _last_number(text) or _folded(text)
+
+
+def _stated(answer: str) -> str | None:
+    """What follows "answer:": the number it begins with, or the words (`1/2` and `10:30` are no plain numbers)."""
+    first = _NUMBER.match(answer := answer.strip(" $*"))
+    if first is not None and not re.match(r"\s*[/:^*×x+=-]|\s*\d", answer[first.end() :]):
+        return _canonical(first[0])
+    return _folded(answer) if first is not None else _last_number(answer) or _folded(answer)
 
 
 def _boxed(text: str) -> str | None:
@@ -70,8 +80,18 @@ def _canonical(number: str) -> str | None:
         return None
     if value == 0:
         return "0"
-    # Written out, `1e999999` would be a million digits.
-    return str(value.normalize()) if abs(value.adjusted()) > 40 else format(value.normalize(), "f")
+    # Zeros are stripped as text: arithmetic on decimals rounds to 28 digits.
+    sign, digits, exponent = value.as_tuple()
+    text = "".join(map(str, digits)).lstrip("0")
+    kept = text.rstrip("0")
+    exponent = int(exponent) + len(text) - len(kept)
+    minus = "-" if sign else ""
+    if abs(value.adjusted()) > MOST_DIGITS:  # written out, `1e999999` would be a million digits
+        return f"{minus}{kept}e{exponent}"
+    if exponent >= 0:
+        return f"{minus}{kept}{'0' * exponent}"
+    kept = kept.rjust(1 - exponent, "0")
+    return f"{minus}{kept[:exponent]}.{kept[exponent:]}"
 
 
 def _choice(text: str) -> str | None:

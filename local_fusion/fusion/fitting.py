@@ -46,8 +46,22 @@ async def fit(
     """
     texts = [candidate.text for candidate in candidates]
     shown = min(at_once or len(texts), len(texts))
-    longest = sorted(texts, key=len, reverse=True)[:shown]
-    room = await reader.measure(build(longest))
+    if shown == len(texts):
+        room = await reader.measure(build(texts))
+        reserve = min(wanted or ANSWER_ROOM, room.limit // 4)
+        if room.left >= reserve:
+            return Fitted(texts, room.left)
+    empty = await reader.measure((Message("user", ""),))
+    lengths = [
+        measured.tokens - empty.tokens
+        for measured in await together(reader.measure((Message("user", text),)) for text in texts)
+    ]
+
+    def longest(of: Sequence[str]) -> list[str]:
+        """The `shown` longest texts by tokens: characters would mislead between languages."""
+        return [of[index] for index in sorted(range(len(of)), key=lambda index: -lengths[index])[:shown]]
+
+    room = await reader.measure(build(longest(texts)))
     reserve = min(wanted or ANSWER_ROOM, room.limit // 4)
     if room.left >= reserve:
         return Fitted(texts, room.left)
@@ -60,16 +74,11 @@ async def fit(
             f"and {reserve} for the answer, of {room.limit}",
             hint=f"raise max_model_len of {reader.name}, shorten the conversation, or use a smaller panel",
         )
-    empty = (await reader.measure((Message("user", ""),))).tokens
-    lengths = [
-        measured.tokens - empty
-        for measured in await together(reader.measure((Message("user", text),)) for text in texts)
-    ]
     for attempt in range(ATTEMPTS):
         # Tokens are not additive, so a cut by proportion may miss; each further attempt aims a little lower.
         cap = _fair_cap(lengths, shown, int(budget * (1 - 0.05 * (attempt + 1))))
         cut = [_cut(text, cap, tokens) for text, tokens in zip(texts, lengths, strict=True)]
-        room = await reader.measure(build(sorted(cut, key=len, reverse=True)[:shown]))
+        room = await reader.measure(build(longest(cut)))
         if room.left >= reserve:
             break
     else:

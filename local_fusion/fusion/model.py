@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from local_fusion.config.schema import FusionConfig
 from local_fusion.core.chat import ChatRequest, Message
 from local_fusion.core.concurrency import together
-from local_fusion.core.events import Event, TextDelta
-from local_fusion.core.model import Emit, FusionReport, Reply, Room, unheard
-from local_fusion.core.records import CallRecord, Failure
-from local_fusion.errors import LocalFusionError, PanelFailed
+from local_fusion.core.events import Event, Failed, TextDelta
+from local_fusion.core.model import Emit, Reply, Room, unheard
+from local_fusion.core.records import Failure
+from local_fusion.errors import LocalFusionError
+from local_fusion.fusion.panel import panel_failed
 from local_fusion.fusion.session import Resolve, Session
 from local_fusion.fusion.strategies import STRATEGIES
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,16 +30,28 @@ class FusionModel:
     personas: Mapping[str, str]
 
     async def answer(self, request: ChatRequest, emit: Emit = unheard) -> Reply:
-        """Run the strategy; several samples run at the same time, each with a seed of its own."""
+        """Run the strategy; several samples run at the same time, each with a seed of its own.
+
+        A run that fails is told as an event and leaves one choice fewer. Raises the first run's error if all fail.
+        """
         if request.samples == 1:
             return await self._answer_once(request, emit)
         seed = request.sampling.seed
 
-        async def sample(index: int) -> Reply:
+        async def sample(index: int) -> Reply | LocalFusionError:
             seeded = request.sampling if seed is None else request.sampling.with_fields(seed=seed + index)
-            return await self._answer_once(request.but(samples=1, sampling=seeded), _numbered(emit, index))
+            try:
+                return await self._answer_once(request.but(samples=1, sampling=seeded), _numbered(emit, index))
+            except LocalFusionError as error:
+                emit(Failed(Failure("panel", self.name, self.name, error.code, error.message, error.hint)))
+                return error
 
-        return _joined(await together(sample(index) for index in range(request.samples)))
+        outcomes = await together(sample(index) for index in range(request.samples))
+        replies = [outcome for outcome in outcomes if isinstance(outcome, Reply)]
+        if not replies:
+            raise next(outcome for outcome in outcomes if isinstance(outcome, LocalFusionError))
+        choices = tuple(choice for reply in replies for choice in reply.choices)
+        return Reply(choices, tuple(call for reply in replies for call in reply.calls), replies[0].report)
 
     async def _answer_once(self, request: ChatRequest, emit: Emit) -> Reply:
         session = Session(self.name, self.config, request, self.resolve, self.personas, emit)
@@ -44,31 +60,46 @@ class FusionModel:
 
     async def weigh(self, request: ChatRequest, labels: tuple[str, ...], emit: Emit = unheard) -> Mapping[str, float]:
         """A panel as a judge: the mean of its members' probabilities, each distinct model asked once."""
-        models = list(dict.fromkeys(member.model for member in self.config.panel))
 
         async def ask(name: str) -> Mapping[str, float] | LocalFusionError:
             try:
                 return await self.resolve(name).weigh(request, labels, emit)
             except LocalFusionError as error:
+                emit(Failed(Failure("judge", name, name, error.code, error.message, error.hint)))
                 return error
 
-        answers = await together(ask(name) for name in models)
-        heard = [answer for answer in answers if not isinstance(answer, LocalFusionError)]
-        if not heard:
-            failures = tuple(
-                Failure("judge", name, name, error.code, error.message)
-                for name, error in zip(models, answers, strict=True)
-                if isinstance(error, LocalFusionError)
-            )
-            causes = "; ".join(f"{failure.member}: {failure.message}" for failure in failures)
-            raise PanelFailed(f"{self.name}: no member judged ({causes})", failures=failures)
+        heard = self._heard(await together(ask(name) for name in self._models()), "judged")
         return {label: sum(answer[label] for answer in heard) / len(heard) for label in labels}
 
     async def measure(self, messages: tuple[Message, ...]) -> Room:
-        """The room of whichever member has least of it."""
-        models = dict.fromkeys(member.model for member in self.config.panel)
-        rooms = await together(self.resolve(name).measure(messages) for name in models)
+        """The room of whichever member has least of it, of those that can tell."""
+
+        async def ask(name: str) -> Room | LocalFusionError:
+            try:
+                return await self.resolve(name).measure(messages)
+            except LocalFusionError as error:
+                return error
+
+        rooms = self._heard(await together(ask(name) for name in self._models()), "could be asked")
         return min(rooms, key=lambda room: room.left)
+
+    def _models(self) -> list[str]:
+        return list(dict.fromkeys(member.model for member in self.config.panel))
+
+    def _heard(self, answers: list[Answer | LocalFusionError], did: str) -> list[Answer]:
+        """The answers without the errors.
+
+        Raises `PanelFailed` where there are only errors.
+        """
+        heard = [answer for answer in answers if not isinstance(answer, LocalFusionError)]
+        if heard:
+            return heard
+        failures = tuple(
+            Failure("judge", name, name, error.code, error.message, error.hint)
+            for name, error in zip(self._models(), answers, strict=True)
+            if isinstance(error, LocalFusionError)
+        )
+        raise panel_failed(self.name, f"no member {did}", failures)
 
 
 def _numbered(emit: Emit, index: int) -> Emit:
@@ -76,16 +107,3 @@ def _numbered(emit: Emit, index: int) -> Emit:
         emit(replace(event, index=index) if isinstance(event, TextDelta) else event)
 
     return numbered
-
-
-def _joined(replies: list[Reply]) -> Reply:
-    """Several runs of one fusion as one reply: the first run's report, with what failed in any of them."""
-    calls: tuple[CallRecord, ...] = tuple(call for reply in replies for call in reply.calls)
-    reports: list[FusionReport] = [reply.report for reply in replies if reply.report is not None]
-    report = replace(
-        reports[0],
-        failed=tuple(failure for report in reports for failure in report.failed),
-        partial=any(report.partial for report in reports),
-        notes=tuple(note for report in reports for note in report.notes),
-    )
-    return Reply(tuple(choice for reply in replies for choice in reply.choices), calls, report)

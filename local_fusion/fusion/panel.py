@@ -45,13 +45,21 @@ def _seats(panel: list[MemberConfig]) -> list[_Seat]:
 def member_sampling(member: MemberConfig, asked: Sampling, index: int, *, verbatim: bool) -> Sampling:
     """How a member samples: its own settings, then the client's; a client's seed differs for every member.
 
-    `verbatim`: a candidate may become the answer as it stands, so the client's `max_tokens` binds it too.
+    `verbatim`: a candidate may become the answer as it stands, so the client's `max_tokens` and `stop` bind it too.
     """
     own = Sampling.of(member)
     sampling = own.over(asked)
     if own.seed is None and asked.seed is not None:
         sampling = sampling.with_fields(seed=asked.seed + 1000 * index)
-    return sampling.capped(asked.max_tokens) if verbatim else sampling
+    if not verbatim:  # where the answer is to stop is no business of a draft
+        return sampling.model_copy(update={"stop": own.stop})
+    if own.stop is not None and asked.stop is not None:
+        sampling = sampling.with_fields(stop=list(dict.fromkeys([*_stops(own), *_stops(asked)])))
+    return sampling.capped(asked.max_tokens)
+
+
+def _stops(sampling: Sampling) -> list[str]:
+    return [sampling.stop] if isinstance(sampling.stop, str) else sampling.stop or []
 
 
 async def ask_panel(session: Session, *, verbatim: bool) -> list[Candidate]:
@@ -148,5 +156,11 @@ class _Meter:
 def _too_few(session: Session) -> PanelFailed:
     got, needed = len(session.candidates), session.config.quorum
     what = "no member of the panel answered" if not got else f"only {got} of the {needed} candidates needed came back"
-    causes = "; ".join(f"{failure.member}: {failure.message}" for failure in session.failures)
-    return PanelFailed(f"{session.name}: {what} ({causes})", failures=tuple(session.failures))
+    return panel_failed(session.name, what, tuple(session.failures))
+
+
+def panel_failed(name: str, what: str, failures: tuple[Failure, ...]) -> PanelFailed:
+    """The error of a panel with too few answers: every member's cause, and the ways out that were told with them."""
+    causes = "; ".join(f"{failure.member}: {failure.message}" for failure in failures)
+    hints = dict.fromkeys(failure.hint for failure in failures if failure.hint)
+    return PanelFailed(f"{name}: {what} ({causes})", failures=failures, hint=" ".join(hints))

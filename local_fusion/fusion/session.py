@@ -73,9 +73,26 @@ class Session:
                     self.calls.append(call)
                     self.emit(CallEnded(call))
                 case _:
+                    self._keep(source, event)
                     self.emit(Nested(source, event))
 
         return emit
+
+    def _keep(self, source: str, event: Event) -> None:
+        """Keep what failed, was cut or is to be known inside a fusion that was called: a partial part is partial."""
+        match event:
+            case Nested(inner, happened):
+                self._keep(f"{source} › {inner}", happened)
+            case Failed(failure):
+                failure = replace(failure, member=f"{source} › {failure.member}")
+                if failure not in self.failures:  # a panel of judges fails in the same way for every pair
+                    self.failures.append(failure)
+            case Trimmed(trim):
+                self.trims.append(trim)
+            case Noted(text):
+                self.notes.append(f"{source}: {text}")
+            case _:
+                pass
 
     @asynccontextmanager
     async def stage(self, stage: Stage, label: str, model: str, seconds: float) -> AsyncIterator[None]:
@@ -90,7 +107,7 @@ class Session:
                     hint=f"raise deadlines.{stage} of fusion {self.name}, or ask for fewer tokens (max_tokens)",
                 ) from None
         except LocalFusionError as error:
-            self.fail(Failure(stage, label, model, error.code, error.message))
+            self.fail(Failure(stage, label, model, error.code, error.message, error.hint))
             raise
 
     def report(self) -> FusionReport:

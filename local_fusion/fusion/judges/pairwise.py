@@ -73,7 +73,7 @@ async def _judge(session: Session, judge: Reference, candidates: Sequence[Candid
     for (one, other), (share, flipped) in zip(pairs, compared, strict=True):
         wins[one, other], wins[other, one] = share, 1 - share
         flips += flipped
-    found = strengths(len(order), wins)
+    found = await asyncio.to_thread(strengths, len(order), wins)  # takes a second for hundreds of candidates
     scores = {candidate.id: score for candidate, score in zip(order, found, strict=True)}
     best = max(found)
     leaders = [candidate for candidate in candidates if best - scores[candidate.id] < EVEN]

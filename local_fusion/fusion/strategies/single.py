@@ -5,15 +5,17 @@ from __future__ import annotations
 from local_fusion.core.events import StageStarted, TextDelta
 from local_fusion.core.model import Choice
 from local_fusion.core.sampling import Sampling
-from local_fusion.errors import LocalFusionError, PanelFailed
+from local_fusion.errors import EmptyAnswer, LocalFusionError, RequestError
 from local_fusion.fusion import prompts
+from local_fusion.fusion.panel import panel_failed
 from local_fusion.fusion.session import Session
 
 
 async def single(session: Session) -> Choice:
     """The first answer that any member gives, in panel order.
 
-    Raises `PanelFailed` where none answers; the member's own error once part of its answer has been sent.
+    Raises `PanelFailed` where none answers; the member's own error once part of its answer has been sent,
+    for a panel of one, and where the request itself is at fault.
     """
     request = session.request
     errors: list[LocalFusionError] = []
@@ -22,7 +24,7 @@ async def single(session: Session) -> Choice:
 
         def pass_on(delta: TextDelta) -> None:
             nonlocal told
-            told = True
+            told = told or bool(delta.text)  # engines count tokens whose text they still hold back
             session.emit(delta)
 
         messages = request.messages
@@ -35,13 +37,14 @@ async def single(session: Session) -> Choice:
                     request.but(messages=messages, sampling=request.sampling.over(Sampling.of(member))),
                     session.relay("panel", member.model, pass_on),
                 )
+                if not reply.choices[0].text.strip():
+                    raise EmptyAnswer(f"{member.model} came back empty")
         except LocalFusionError as error:
             if told:
                 raise
             errors.append(error)
             continue
         return reply.choices[0]
-    if len(errors) == 1:
+    if len(errors) == 1 or all(isinstance(error, RequestError) for error in errors):
         raise errors[0]
-    causes = "; ".join(f"{failure.member}: {failure.message}" for failure in session.failures)
-    raise PanelFailed(f"{session.name}: no member answered ({causes})", failures=tuple(session.failures))
+    raise panel_failed(session.name, "no member answered", tuple(session.failures))

@@ -9,7 +9,7 @@ from local_fusion.core.events import StageStarted, TextDelta
 from local_fusion.core.model import Choice
 from local_fusion.core.records import Candidate
 from local_fusion.core.sampling import Sampling
-from local_fusion.errors import LocalFusionError
+from local_fusion.errors import EmptyAnswer, LocalFusionError
 from local_fusion.fusion import prompts
 from local_fusion.fusion.fitting import fit
 from local_fusion.fusion.judges.analysis import analyse
@@ -34,7 +34,7 @@ async def synthesize(session: Session) -> Choice:
 
     def pass_on(delta: TextDelta) -> None:
         nonlocal told
-        told = True
+        told = told or bool(delta.text)  # engines count tokens whose text they still hold back
         session.emit(delta)
 
     try:
@@ -85,4 +85,6 @@ async def _write(
             ),
             session.relay("synthesis", writer.model, pass_on),
         )
+        if not reply.choices[0].text.strip():
+            raise EmptyAnswer(f"{writer.model} came back empty")
         return reply.choices[0]
