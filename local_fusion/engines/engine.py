@@ -217,7 +217,7 @@ class Engine:
         client = EngineClient(self._socket, self.name)
         awake_for = 0.0
         try:
-            cause = await self._until_ready(run, process, client)
+            cause = await self._until_ready(run, process, client, log_start)
             if cause is None and not run.stop_asked.is_set():
                 awake_since = self._clock.now()
                 await _first(run.stop_asked.wait(), process.wait())
@@ -235,7 +235,9 @@ class Engine:
             cause = likely_cause(said, await process.wait())
         return cause, awake_for
 
-    async def _until_ready(self, run: _Run, process: EngineProcess, client: EngineClient) -> Cause | None:
+    async def _until_ready(
+        self, run: _Run, process: EngineProcess, client: EngineClient, log_start: int
+    ) -> Cause | None:
         """Wait until the process is awake, or stop is asked for (None), or it is clear that it will not wake up."""
         began = self._clock.now()
         limit = self._settings.start_seconds
@@ -253,8 +255,9 @@ class Engine:
         if first == 1:
             return _EXITED
         if first == 3:
-            hint = f"Raise engines.start_seconds, or see in {self._log} what takes so long."
-            return Cause("start_timeout", f"it was not ready after {limit:g} s", hint, permanent=True)
+            said = likely_cause(await asyncio.to_thread(_tail, self._log, log_start), None).message
+            message = f"it was not ready after {limit:g} s; {said}"
+            return Cause("start_timeout", message, "Raise engines.start_seconds.", permanent=True)
         if first == 2:
             run.client = client
             self._become("awake", seconds_to_ready=self._clock.now() - began)

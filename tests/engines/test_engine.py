@@ -12,6 +12,7 @@ from local_fusion.config.schema import EngineSettings
 from local_fusion.engines.command import EngineCommand
 from local_fusion.engines.engine import Clock, Engine, EngineSnapshot
 from local_fusion.engines.host import EngineProcess
+from local_fusion.engines.runtime_folder import RuntimeFolder
 from local_fusion.errors import EngineDied, EngineStartFailed, EngineUnavailable, SetupError
 from tests.conftest import MakeEngine
 from tests.engines.waiting import alive, eventually, recorded
@@ -304,16 +305,21 @@ async def test_stop_during_a_pause_ends_it_at_once(make_engine: MakeEngine) -> N
         await waiter
 
 
-async def test_an_engine_that_is_not_ready_in_time_is_given_up(make_engine: MakeEngine, fake_host: FakeHost) -> None:
+async def test_an_engine_that_is_not_ready_in_time_is_given_up_with_what_it_said_last(
+    make_engine: MakeEngine, fake_host: FakeHost, runtime_folder: RuntimeFolder
+) -> None:
     time = VirtualClock()
     settings = EngineSettings(start_seconds=30, stop_seconds=1)
     engine = make_engine("qwen", Script(never_healthy=True), settings=settings, clock=time.clock)
     engine.start()
     waiter = asyncio.create_task(engine.ensure_awake())
     await eventually(lambda: time.slept == [30.0])
+    with runtime_folder.log("qwen").open("a") as log:
+        log.write("OSError: [Errno 28] No space left on device\n")
     time.advance(30)
-    with pytest.raises(EngineStartFailed, match="not ready after 30 s"):
+    with pytest.raises(EngineStartFailed, match="not ready after 30 s; the disk is full") as raised:
         await waiter
+    assert raised.value.hint == "Raise engines.start_seconds."
     assert not alive(fake_host.pids["qwen"][0])
 
 
