@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import struct
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,15 @@ from typing import Any
 
 import pytest
 
-from local_fusion.engines.checkpoints import CachedCheckpoint, cache, cached, checkpoint_problem, gguf_header, resolve
+from local_fusion.engines.checkpoints import (
+    CachedCheckpoint,
+    cache,
+    cached,
+    checkpoint_problem,
+    gguf_header,
+    gguf_import,
+    resolve,
+)
 from local_fusion.errors import ConfigError, SetupError
 
 Key = tuple[int, bytes]
@@ -336,6 +345,45 @@ def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch
 
 def assert_true(value: bool) -> None:
     assert value
+
+
+class TestTheImportersLibraries:
+    @pytest.fixture
+    def libraries(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+        """Stand-ins for all that is needed; each can be made to fail."""
+        folder = tmp_path / "libraries"
+        for name in ("torch", "gguf", "accelerate", "transformers"):
+            (folder / name).mkdir(parents=True)
+            (folder / name / "__init__.py").touch()
+        (folder / "transformers" / "modeling_utils.py").touch()
+        for name in list(sys.modules):
+            if name.partition(".")[0] in ("torch", "gguf", "accelerate", "transformers"):
+                monkeypatch.delitem(sys.modules, name)
+        monkeypatch.syspath_prepend(str(folder))
+        yield folder
+        for name in list(sys.modules):
+            if name.partition(".")[0] in ("torch", "gguf", "accelerate", "transformers"):
+                del sys.modules[name]
+
+    def refusal(self, file: Path) -> SetupError:
+        with pytest.raises(SetupError) as caught:
+            gguf_import.work([str(file), str(file.parent / "out")], lambda line: None)
+        return caught.value
+
+    def test_that_are_missing_are_named(self, libraries: Path, file: Path) -> None:
+        (libraries / "accelerate" / "__init__.py").write_text("raise ImportError('no accelerate')")
+        error = self.refusal(file)
+        assert error.message == "importing a GGUF file needs accelerate, which cannot be loaded: no accelerate"
+        assert "scripts/setup" in error.hint
+
+    def test_that_a_torchvision_of_the_wrong_build_breaks_are_not_taken_for_a_bad_file(
+        self, libraries: Path, file: Path
+    ) -> None:
+        trap = "raise RuntimeError('operator torchvision::nms does not exist')"
+        (libraries / "transformers" / "modeling_utils.py").write_text(trap)
+        error = self.refusal(file)
+        assert "operator torchvision::nms does not exist" in error.message
+        assert "pip uninstall torchvision torchaudio torchcodec" in error.hint
 
 
 @pytest.mark.vllm

