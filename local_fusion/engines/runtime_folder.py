@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -14,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 
 from local_fusion.engines.warden import all_processes, family_of, read_process, send
@@ -22,6 +24,7 @@ from local_fusion.errors import SetupError
 VARIABLE = "LOCAL_FUSION_RUNTIME"
 _SOCKET_PATH_BYTES = 107  # sockaddr_un holds 108, the last one being zero
 _KILL_SECONDS = 5.0
+_LOCK = ".lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +36,14 @@ class Leftover:
 
 
 class RuntimeFolder:
-    """One server's folder below `base`, named by its process id and start time. Closing removes it."""
+    """One server's folder below `base`, named by its process id and start time. Closing removes it.
 
-    def __init__(self, path: Path) -> None:
+    `lock` is held as long as the server lives, for cleaners in other pid namespaces, which cannot see its process.
+    """
+
+    def __init__(self, path: Path, lock: FileIO | None = None) -> None:
         self.path = path
+        self._lock = lock
 
     @classmethod
     def open(cls, environ: Mapping[str, str] = os.environ) -> RuntimeFolder:
@@ -47,8 +54,7 @@ class RuntimeFolder:
         base = private_base(environ)
         path = base / _owner_name(os.getpid())
         with _explained(base):
-            path.mkdir(mode=0o700, exist_ok=True)
-        return cls(path)
+            return cls(path, _locked_folder(path))
 
     def socket(self, name: str) -> Path:
         """Where the engine `name` listens. Raises `SetupError` for a path too long for a Unix socket."""
@@ -70,8 +76,8 @@ class RuntimeFolder:
         leader = read_process(warden)
         if leader is None:
             return
-        note = {"name": name, "warden": warden, "started": leader.started}
         with _explained(self.path):
+            note = {"name": name, "warden": warden, "started": leader.started, "pid_namespace": _pid_namespace()}
             (self.path / f"{_file_name(name)}.family").write_text(json.dumps(note), encoding="utf-8")
 
     def forget(self, name: str) -> None:
@@ -81,6 +87,8 @@ class RuntimeFolder:
     def close(self) -> None:
         """Remove the folder with all that is in it."""
         shutil.rmtree(self.path, ignore_errors=True)
+        if self._lock is not None:
+            self._lock.close()
 
 
 def private_base(environ: Mapping[str, str] = os.environ) -> Path:
@@ -123,17 +131,18 @@ def clean_up_leftovers(environ: Mapping[str, str] = os.environ) -> tuple[Leftove
     base = private_base(environ)
     leftovers = []
     for folder in sorted(base.iterdir()):
-        match = re.fullmatch(r"(\d+)-(\d+)", folder.name)
+        match = re.fullmatch(r"(\d+)-\d+", folder.name)
         if match is None or folder.is_symlink() or not folder.is_dir():
             continue
-        server, started = int(match[1]), int(match[2])
-        if _is_alive(server, started):
+        lock = _lock_if_abandoned(folder)
+        if lock is None:
             continue
         killed: list[int] = []
-        for note in folder.glob("*.family"):
-            killed += _kill_noted_family(note)
-        shutil.rmtree(folder, ignore_errors=True)
-        leftovers.append(Leftover(server, tuple(killed)))
+        with lock:
+            for note in folder.glob("*.family"):
+                killed += _kill_noted_family(note)
+            shutil.rmtree(folder, ignore_errors=True)
+        leftovers.append(Leftover(int(match[1]), tuple(killed)))
     return tuple(leftovers)
 
 
@@ -167,14 +176,44 @@ def _members(warden: int, started: int) -> list[int]:
 def _kill_noted_family(note: Path) -> list[int]:
     try:
         family = json.loads(note.read_text(encoding="utf-8"))
+        if family["pid_namespace"] != _pid_namespace():
+            return []  # its process ids mean others here
         return kill_family(int(family["warden"]), int(family["started"]))
     except (OSError, ValueError, KeyError, TypeError):
         return []  # half written when the machine went down: nothing of it can be alive
 
 
-def _is_alive(pid: int, started: int) -> bool:
-    process = read_process(pid)
-    return process is not None and process.started == started and process.state not in "ZX"
+def _pid_namespace() -> int:
+    return os.stat("/proc/self/ns/pid").st_ino
+
+
+def _locked_folder(path: Path) -> FileIO:
+    """Make the folder; the lock that keeps cleaners away from it. Shared, as one process may open its folder twice."""
+    while True:
+        path.mkdir(mode=0o700, exist_ok=True)
+        with suppress(FileNotFoundError):
+            lock = FileIO(path / _LOCK, "a")
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            if os.fstat(lock.fileno()).st_nlink:
+                return lock
+            lock.close()  # a cleaner came between and removed the folder
+
+
+def _lock_if_abandoned(folder: Path) -> FileIO | None:
+    """The folder's lock, unless its server or another cleaner holds it, the folder is gone, or nothing can tell."""
+    try:
+        lock = FileIO(folder / _LOCK, "a")
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        return None
+    if os.fstat(lock.fileno()).st_nlink:
+        return lock
+    lock.close()
+    return None
 
 
 def _owner_name(pid: int) -> str:

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
+from io import FileIO
 from pathlib import Path
 
 import pytest
 
-from local_fusion.engines.runtime_folder import RuntimeFolder, clean_up_leftovers, private_base
+from local_fusion.engines.runtime_folder import Leftover, RuntimeFolder, clean_up_leftovers, private_base
 from local_fusion.engines.warden import read_process
 from local_fusion.errors import SetupError
 
@@ -101,6 +104,60 @@ def test_a_living_servers_folder_is_left_alone(tmp_path: Path) -> None:
     assert folder.path.exists()
 
 
+def test_a_living_server_that_another_pid_namespace_hides_is_left_alone(tmp_path: Path) -> None:
+    folder = RuntimeFolder.open(in_base(tmp_path / "run"))
+    hidden = folder.path.rename(folder.path.parent / "999999999-1")
+    assert clean_up_leftovers(in_base(tmp_path / "run")) == ()
+    assert hidden.exists()
+
+
+def test_a_folder_is_left_over_once_its_server_holds_it_no_longer(tmp_path: Path) -> None:
+    opened = "from local_fusion.engines.runtime_folder import RuntimeFolder; folder = RuntimeFolder.open()"
+    environ = {**os.environ, **in_base(tmp_path / "run")}
+    server = subprocess.Popen(
+        [sys.executable, "-c", f"{opened}; print('open', flush=True); input()"],
+        env=environ,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert server.stdout is not None
+        assert server.stdout.readline() == b"open\n"
+        assert clean_up_leftovers(environ) == ()
+    finally:
+        server.kill()
+        server.communicate()
+    assert clean_up_leftovers(environ) == (Leftover(server.pid, ()),)
+    assert os.listdir(tmp_path / "run") == []
+
+
+def test_a_folder_opened_twice_by_one_process_is_the_same(tmp_path: Path) -> None:
+    first, second = (RuntimeFolder.open(in_base(tmp_path / "run")) for _ in range(2))
+    assert first.path == second.path
+    second.close()
+    first.close()
+
+
+def test_a_folder_that_a_cleaner_removes_while_it_is_opened_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tmp_path / "run"
+    flock = fcntl.flock
+    removed: list[bool] = []
+
+    def overtaken(lock: FileIO, operation: int) -> None:
+        if not removed:
+            removed.append(True)
+            shutil.rmtree(next(base.iterdir()))
+        flock(lock, operation)
+
+    monkeypatch.setattr(fcntl, "flock", overtaken)
+    folder = RuntimeFolder.open(in_base(base))
+    assert removed
+    assert folder.path.exists()
+    assert clean_up_leftovers(in_base(base)) == ()
+
+
 def test_a_recycled_process_id_does_not_pass_for_the_dead_owner(tmp_path: Path) -> None:
     base = private_base(in_base(tmp_path / "run"))
     me = read_process(os.getpid())
@@ -118,7 +175,26 @@ def test_a_recycled_wardens_id_is_not_killed(tmp_path: Path) -> None:
     try:
         abandoned = base / f"{os.getpid()}-1"
         abandoned.mkdir()
-        (abandoned / "qwen.family").write_text(json.dumps({"warden": stranger.pid, "started": 1}))
+        note = {"warden": stranger.pid, "started": 1, "pid_namespace": os.stat("/proc/self/ns/pid").st_ino}
+        (abandoned / "qwen.family").write_text(json.dumps(note))
+        (leftover,) = clean_up_leftovers(in_base(base))
+        assert leftover.killed == ()
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.communicate()
+
+
+def test_process_ids_of_another_pid_namespace_are_not_killed(tmp_path: Path) -> None:
+    base = private_base(in_base(tmp_path / "run"))
+    stranger = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True)
+    try:
+        abandoned = base / "999999999-1"
+        abandoned.mkdir()
+        process = read_process(stranger.pid)
+        assert process is not None
+        note = {"warden": stranger.pid, "started": process.started, "pid_namespace": 1}
+        (abandoned / "qwen.family").write_text(json.dumps(note))
         (leftover,) = clean_up_leftovers(in_base(base))
         assert leftover.killed == ()
         assert stranger.poll() is None
