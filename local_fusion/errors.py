@@ -7,6 +7,8 @@ LocalFusionError                 message + hint (what to do next), fault, HTTP s
 │   ├── RequestError             a request field is unknown or has a bad value                    400 + param
 │   │   └── ContextTooLong       the conversation does not fit the model's context                400
 │   ├── UnknownModel             no fusion and no engine has that name                            404, exit 2
+│   ├── NotFound                 the server has no such path                                      404
+│   ├── MethodNotAllowed         the path does not take that method                               405
 │   ├── TooLarge                 the request is over a limit                                      413
 │   └── Refused                  the planner: this does not fit on these devices                  exit 1
 ├── EngineError                  fault "engine": the engine (vLLM) failed, not the caller
@@ -17,6 +19,7 @@ LocalFusionError                 message + hint (what to do next), fault, HTTP s
 │   ├── EmptyAnswer              it answered, but with nothing                                    502
 │   └── DeadlineExceeded         it did not answer within the stage's deadline                    504
 ├── PanelFailed                  fault "engine": fewer candidates than the quorum; holds each failure  502
+├── RemoteError                  fault "us": the error of a server that was asked, passed on        exit 1
 └── SetupError                   fault "us": this machine or installation lacks something         exit 1
 ```
 
@@ -91,6 +94,20 @@ class UnknownModel(CallerError):
     status = 404
     code = "model_not_found"
     exit_code = 2
+
+
+class NotFound(CallerError):
+    """There is no such path."""
+
+    status = 404
+    code = "not_found"
+
+
+class MethodNotAllowed(CallerError):
+    """The path is there, but not for that method."""
+
+    status = 405
+    code = "method_not_allowed"
 
 
 class TooLarge(CallerError):
@@ -172,6 +189,13 @@ class PanelFailed(LocalFusionError):
     def __init__(self, message: str, *, failures: tuple[Failure, ...], hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.failures = failures
+
+
+class RemoteError(LocalFusionError):
+    """The error of a running server that was asked, passed on as it was told."""
+
+    status = 502
+    code = "remote_error"
 
 
 class SetupError(LocalFusionError):

@@ -48,7 +48,7 @@ class Runtime:
     engines: Mapping[str, Engine]
     served: frozenset[str]
     started_at: int = field(default_factory=lambda: int(time.time()))
-    _models: dict[str, ChatModel] = field(default_factory=dict)
+    _models: dict[str, ChatModel] = field(init=False)
 
     def __post_init__(self) -> None:
         self._models = {name: EngineModel(engine) for name, engine in self.engines.items()}

@@ -78,7 +78,6 @@ async def serving(config: Config, scripts: dict[str, Script | list[Script]]) -> 
 
     async with open_runtime(config, make_host=make_host) as runtime:
         server = uvicorn.Server(uvicorn.Config(create_app(runtime), port=0, log_config=None, lifespan="off"))
-        server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
         task = asyncio.create_task(server._serve())
         while not server.started:
             await asyncio.sleep(0.01)
@@ -87,6 +86,8 @@ async def serving(config: Config, scripts: dict[str, Script | list[Script]]) -> 
             script = scripts.get(name)
             if not (isinstance(script, Script) and script.crash_log):
                 await engine.ensure_awake()
-        yield Served(f"http://127.0.0.1:{port}", runtime, hosts[0])
-        server.should_exit = server.force_exit = True
-        await task
+        try:
+            yield Served(f"http://127.0.0.1:{port}", runtime, hosts[0])
+        finally:
+            server.should_exit = server.force_exit = True
+            await task

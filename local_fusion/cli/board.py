@@ -104,7 +104,7 @@ class Board:
         """One event of a request (text and results are rendered by whoever prints the answer)."""
         match event:
             case StageStarted(stage, models) if stage != "panel":
-                self.begin(stage, f"{'judge' if stage == 'judge' else 'synthesizer'} {', '.join(models)}")
+                self.begin(f"stage {stage}", f"{'judge' if stage == 'judge' else 'synthesizer'} {', '.join(models)}")
             case MemberStarted(member, _, samples):
                 self.begin(member, f"member {member}", f"{samples} samples" if samples > 1 else "")
             case MemberProgress(member, tokens):
@@ -113,11 +113,11 @@ class Board:
                 count = len(candidates)
                 self.end(member, "done", f"{count} candidate{'s' if count != 1 else ''}")
             case Failed(failure):
-                key = failure.member if failure.stage == "panel" else failure.stage
+                key = failure.member if failure.stage == "panel" else f"stage {failure.stage}"
                 self.end(key, "failed", failure.message)
             case VerdictReached():
-                if "judge" in self._rows:
-                    self.end("judge", "done", "")
+                if "stage judge" in self._rows:
+                    self.end("stage judge", "done", "")
             case Trimmed(trim):
                 self.note(f"{trim.candidate} was cut to {trim.kept} of {trim.tokens} tokens to fit {trim.reader}")
             case Noted(text):

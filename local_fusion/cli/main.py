@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from pathlib import Path
@@ -59,7 +60,9 @@ def ask(
     ] = None,
     system: Annotated[str | None, typer.Option("--system", help="A system message before the question.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens of the final answer.")] = None,
-    temperature: Annotated[float | None, typer.Option(min=0, max=2, help="Of the final answer.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0, max=2, help="Of the final answer (members with their own keep it).")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Makes sampling and shuffling repeatable.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -68,7 +71,10 @@ def ask(
 
     if url is not None and config is not None:
         raise typer.BadParameter("-c and --url exclude each other: a running server has its own configuration")
-    text = sys.stdin.read() if prompt == "-" else prompt
+    try:
+        text = sys.stdin.read() if prompt == "-" else prompt
+    except UnicodeDecodeError:
+        raise typer.BadParameter("the question on standard input is not UTF-8") from None
     if not text.strip():
         raise typer.BadParameter("the question is empty")
     run_ask(AskOptions(text, config, url, fusion, system, max_tokens, temperature, seed, as_json))
@@ -123,6 +129,8 @@ def models_pull(
 
 def main() -> None:
     """The entry point of the `local-fusion` command."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # an answer may hold what this terminal's encoding does not
+        sys.stdout.reconfigure(errors="replace")
     try:
         app()
     except LocalFusionError as error:

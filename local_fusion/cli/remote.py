@@ -14,16 +14,10 @@ from local_fusion.core.chat import ChatRequest
 from local_fusion.core.events import Answered, Event, TextDelta
 from local_fusion.core.model import Choice, FusionReport, Reply
 from local_fusion.core.records import CallRecord, Usage
-from local_fusion.errors import CallerError, LocalFusionError, RequestError, SetupError
+from local_fusion.errors import LocalFusionError, RemoteError, RequestError, SetupError, UnknownModel
 
 CONNECT_SECONDS = 10
 SILENCE_SECONDS = 120  # the server sends a comment every few seconds while it works
-
-
-class RemoteError(LocalFusionError):
-    """The server's own error, passed on as it was told."""
-
-    code = "remote_error"
 
 
 async def stream_remote(url: str, model: str | None, request: ChatRequest) -> AsyncGenerator[Event]:
@@ -75,7 +69,7 @@ def _entry(served: list[dict[str, Any]], model: str | None, base: str) -> dict[s
     for entry in served:
         if entry["id"] == model:
             return entry
-    raise CallerError(f"{base} does not serve '{model}'", hint=f"it serves {', '.join(e['id'] for e in served)}")
+    raise UnknownModel(f"{base} does not serve '{model}'", hint=f"it serves {', '.join(e['id'] for e in served)}")
 
 
 async def _get(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
@@ -104,12 +98,23 @@ def _error(told: Mapping[str, Any] | str) -> LocalFusionError:
 
 async def _payloads(lines: aiohttp.StreamReader) -> AsyncIterator[dict[str, Any]]:
     """The JSON payloads of a stream of server-sent events; comments are skipped."""
-    async for line in lines:
+    async for line in _lines(lines):
         if line.startswith(b"data: ") and line.strip() != b"data: [DONE]":
             payload: dict[str, Any] = json.loads(line[6:])
             if "error" in payload:
                 raise _error(payload["error"])
             yield payload
+
+
+async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """The lines of a stream, of any length (the stream's own iteration refuses long ones)."""
+    rest = b""
+    async for piece in stream.iter_any():
+        *whole, rest = (rest + piece).split(b"\n")
+        for line in whole:
+            yield line
+    if rest:
+        yield rest
 
 
 class _Reader:

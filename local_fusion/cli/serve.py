@@ -182,4 +182,9 @@ def _tell(snapshot: EngineSnapshot, console: Console) -> None:
         "broken": f"{snapshot.last_error}",
     }
     detail = details.get(snapshot.state, "")
-    console.print(f"engine {snapshot.name}: {snapshot.state.replace('_', ' ')} {detail}".rstrip(), markup=False, highlight=False, soft_wrap=True)
+    console.print(
+        f"engine {snapshot.name}: {snapshot.state.replace('_', ' ')} {detail}".rstrip(),
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )

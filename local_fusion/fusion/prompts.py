@@ -1,8 +1,8 @@
 """Every text that we put into a model's mouth or ear.
 
-Layout: the conversation stays in front, byte for byte, and what we add stands at the end of its last user turn. So the
-engine's prefix cache serves the shared part for every member, judge and later stage, and chat templates that insist on
-alternating roles are content.
+Layout: the conversation stays in front, byte for byte (only a persona changes its beginning), and what we add is at the
+end of its last user turn. So the prefix cache of an engine serves the shared part for every member, judge and later
+stage, and chat templates that insist on alternating roles are content.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ REPEATED_CHARACTERS = 1000  # of a question that is said again below the drafts
 
 def with_persona(messages: Messages, persona: str) -> Messages:
     """The conversation with `persona` as (part of) its system message."""
-    if messages and messages[0].role == "system":
+    if messages and messages[0].role in ("system", "developer"):
         first = messages[0]
-        return (Message("system", f"{first.content}\n\n{persona}", first.name), *messages[1:])
+        return (Message(first.role, f"{first.content}\n\n{persona}", first.name), *messages[1:])
     return (Message("system", persona), *messages)
 
 

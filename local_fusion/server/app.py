@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 from typing import Any
@@ -9,16 +10,17 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from local_fusion import __version__
 from local_fusion.config.loading import override_fusion
-from local_fusion.errors import LocalFusionError, RequestError, TooLarge
+from local_fusion.errors import EngineUnavailable, LocalFusionError, MethodNotAllowed, NotFound, RequestError, TooLarge
 from local_fusion.runtime import Runtime
 from local_fusion.server import listing, sse
 from local_fusion.server.chat import Exchange
 from local_fusion.server.chat_schema import parse_chat
-from local_fusion.server.errors import error_response
+from local_fusion.server.errors import defect, error_response
 from local_fusion.server.passthrough import pass_through
 
 CLIENT_CLOSED_REQUEST = 499  # nginx's code: nobody reads it, but logs do
@@ -36,22 +38,22 @@ def create_app(runtime: Runtime) -> FastAPI:
 
     @app.exception_handler(HTTPException)
     async def _routing(request: Request, error: HTTPException) -> JSONResponse:
-        body = RequestError(f"{request.method} {request.url.path}: {error.detail}")
-        body.status, body.code = error.status_code, "not_found" if error.status_code == 404 else body.code  # type: ignore[misc]
-        return error_response(body)
+        kind = MethodNotAllowed if error.status_code == 405 else NotFound
+        response = error_response(kind(f"{request.method} {request.url.path}: {error.detail}"))
+        response.headers.update(error.headers or {})
+        return response
 
     @app.exception_handler(sse.ClientGone)
     async def _gone(_: Request, __: sse.ClientGone) -> Response:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
 
+    @app.exception_handler(ClientDisconnect)
+    async def _gone_while_sending(_: Request, __: ClientDisconnect) -> Response:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+
     @app.exception_handler(Exception)
     async def _bug(request: Request, error: Exception) -> JSONResponse:
-        return error_response(
-            LocalFusionError(
-                f"internal error: {type(error).__name__} (request {request.state.request_id})",
-                hint="this is a defect of local-fusion; the server's log holds the traceback",
-            )
-        )
+        return error_response(defect(error, request.state.request_id))
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -83,7 +85,6 @@ def create_app(runtime: Runtime) -> FastAPI:
         asked = parse_chat(body)
         overrides = asked.overrides()
         chosen = runtime.fusion(name, override_fusion(runtime.config, name, overrides)) if overrides else None
-        asked.include(), asked.events()  # a bad value is told before the stream begins
         exchange = Exchange(chosen or runtime.model(name), asked, asked.to_request(request.state.request_id))
         if asked.stream:
             seconds = runtime.config.server.keep_alive_seconds
@@ -124,9 +125,20 @@ def create_app(runtime: Runtime) -> FastAPI:
             raise RequestError(f"the body is not JSON: {error}") from None
         if not isinstance(body, dict):
             raise RequestError("the body must be a JSON object")
+        if b"\\ud" in raw.lower() and not _is_text(body):
+            raise RequestError("the body holds half of a surrogate pair, which is no text")
         return raw, body
 
     return app
+
+
+def _is_text(body: dict[str, Any]) -> bool:
+    """Whether all of `body` can be written as UTF-8: JSON's escapes can spell what cannot."""
+    try:
+        json.dumps(body, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _model_name(body: dict[str, Any]) -> str:
@@ -149,10 +161,18 @@ class RequestIds:
             return
         request_id = secrets.token_hex(12)
         scope.setdefault("state", {})["request_id"] = request_id
+        begun = False
 
         async def send_with_id(message: Message) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun = True
                 message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id.encode())]
             await send(message)
 
-        await self.app(scope, receive, send_with_id)
+        try:
+            await self.app(scope, receive, send_with_id)
+        except asyncio.CancelledError:  # the server ends and has given up waiting for this request
+            if not begun:
+                stopping = EngineUnavailable("the server is stopping", hint="ask again when it is back")
+                await error_response(stopping)(scope, receive, send_with_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -15,7 +16,9 @@ from local_fusion.core.model import ChatModel, Reply
 from local_fusion.errors import LocalFusionError
 from local_fusion.server import sse
 from local_fusion.server.chat_schema import FusionChatRequest
-from local_fusion.server.errors import error_body
+from local_fusion.server.errors import defect, error_body
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -30,19 +33,18 @@ class Exchange:
     trace: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._log("request", user=self.asked.user, metadata=self.asked.metadata)
+        self._log({"type": "request", "user": self.asked.user, "metadata": self.asked.metadata})
 
-    def _log(self, kind: str, **details: Any) -> None:
-        told = {name: value for name, value in details.items() if value is not None}
-        self.trace.append({"seconds": round(time.monotonic() - self.started, 3), "type": kind, **told})
+    def _log(self, happened: dict[str, Any]) -> None:
+        """Add to the trace what happened, `at` so many seconds after the request came."""
+        self.trace.append({"at": round(time.monotonic() - self.started, 3), **happened})
 
     async def _events(self) -> AsyncGenerator[Event]:
         """The model's events, all but text and progress also kept for the trace."""
         async with aclosing(events.stream(self.model, self.request)) as happening:
             async for event in happening:
                 if not isinstance(event, TextDelta | MemberProgress | Answered):
-                    told = events.to_json(event)
-                    self._log(told.pop("type"), **told)
+                    self._log(events.to_json(event))
                 yield event
 
     async def whole(self) -> dict[str, Any]:
@@ -100,6 +102,9 @@ class Exchange:
                             yield self._chunk([], fusion={"event": events.to_json(event)})
         except LocalFusionError as error:
             yield sse.data(error_body(error))
+        except Exception as error:
+            logger.exception("request %s failed", self.request.request_id)
+            yield sse.data(error_body(defect(error, self.request.request_id)))
         yield sse.DONE
 
     def _chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:

@@ -36,8 +36,7 @@ class _Message(BaseModel):
     def to_message(self) -> Message:
         content = self.content or ""
         text = content if isinstance(content, str) else "\n".join(part.text for part in content)
-        # Chat templates of open-weight models know no developer; OpenAI's meaning is that of system.
-        return Message("system" if self.role == "developer" else self.role, text, self.name)
+        return Message(self.role, text, self.name)
 
 
 class _StreamOptions(BaseModel):
@@ -130,6 +129,13 @@ def parse_chat(body: Mapping[str, Any]) -> FusionChatRequest:
         raise _bad_field(body, error) from None
     if request.stream_options is not None and not request.stream:
         raise RequestError("stream_options needs stream: true", param="stream_options")
+    if request.max_tokens is not None and request.max_completion_tokens not in (None, request.max_tokens):
+        raise RequestError("max_tokens and max_completion_tokens differ: give one of them", param="max_tokens")
+    if str(request.fusion.get("extract", "")).startswith("regex:"):
+        # A pattern can be made to run for hours, and nothing can interrupt it.
+        raise RequestError("patterns are taken from the configuration only", param="fusion.extract")
+    request.include()
+    request.events()
     return request
 
 

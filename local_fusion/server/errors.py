@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi.responses import JSONResponse
 
-from local_fusion.errors import LocalFusionError, PanelFailed, RequestError
+from local_fusion.errors import EngineStartFailed, LocalFusionError, PanelFailed, Refused, RequestError, SetupError
 
 TYPES = {"caller": "invalid_request_error", "engine": "engine_error", "us": "server_error"}
 RETRY_SECONDS = 5
@@ -30,5 +30,14 @@ def error_body(error: LocalFusionError) -> dict[str, Any]:
 
 def error_response(error: LocalFusionError) -> JSONResponse:
     """The error as a whole response; what may pass by itself says when to try again."""
-    headers = {"Retry-After": str(RETRY_SECONDS)} if error.status in (429, 503) else {}
+    lasting = isinstance(error, SetupError | Refused) or (isinstance(error, EngineStartFailed) and error.permanent)
+    headers = {} if lasting or error.status not in (429, 503) else {"Retry-After": str(RETRY_SECONDS)}
     return JSONResponse(error_body(error), status_code=error.status, headers=headers)
+
+
+def defect(error: Exception, request_id: str) -> LocalFusionError:
+    """The error to tell a client about a bug of ours."""
+    return LocalFusionError(
+        f"internal error: {type(error).__name__} (request {request_id})",
+        hint="this is a defect of local-fusion; the server's log holds the traceback",
+    )

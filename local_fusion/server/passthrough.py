@@ -9,7 +9,7 @@ from local_fusion.engines.client import ForwardedResponse
 from local_fusion.engines.engine import Engine
 from local_fusion.server import sse
 
-KEPT = ("content-type", "x-request-id", "retry-after")
+KEPT = ("content-type", "retry-after")
 
 
 async def pass_through(engine: Engine, request: Request, body: bytes) -> Response:
@@ -25,5 +25,6 @@ async def pass_through(engine: Engine, request: Request, body: bytes) -> Respons
 
 async def _ask(engine: Engine, request: Request, body: bytes) -> ForwardedResponse:
     client = await engine.ensure_awake()
+    path = f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path
     headers = {"Content-Type": "application/json", "X-Request-Id": request.state.request_id}
-    return await client.forward("POST", request.url.path, headers, body)
+    return await client.forward("POST", path, headers, body)

@@ -11,6 +11,9 @@ from typing import Any, TypeVar
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from local_fusion.errors import LocalFusionError
+from local_fusion.server.errors import error_body
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -97,9 +100,16 @@ class StreamedResponse(Response):
 
         async def send_all() -> None:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            async with aclosing(self.chunks()) as chunks:
-                async for chunk in chunks:
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            try:
+                async with aclosing(self.chunks()) as chunks:
+                    async for chunk in chunks:
+                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            except LocalFusionError as error:
+                # The status has been sent, so the only place left to tell it is the stream itself.
+                if not self.headers["content-type"].startswith("text/event-stream"):
+                    return  # without its end the body counts as broken off, which it is
+                told = data(error_body(error)) + DONE
+                await send({"type": "http.response.body", "body": told, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
         try:

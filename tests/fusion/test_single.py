@@ -6,7 +6,7 @@ import pytest
 
 from local_fusion.core.events import TextDelta
 from local_fusion.core.sampling import Sampling
-from local_fusion.errors import EngineDied, PanelFailed
+from local_fusion.errors import ContextTooLong, EngineDied, PanelFailed
 from tests.scripted import Heard, Scripted, asking, fusion
 
 CONFIG = {"strategy": "single", "panel": [{"model": "a", "temperature": 0.7}, "b"]}
@@ -41,4 +41,15 @@ async def test_nobody_takes_over_in_the_middle_of_an_answer() -> None:
 async def test_all_failing_names_every_cause() -> None:
     models = [Scripted(name, error=EngineDied(f"{name} is gone")) for name in "ab"]
     with pytest.raises(PanelFailed, match=r"a: a is gone; b: b is gone"):
+        await fusion(models, f=CONFIG)["f"].answer(asking())
+
+
+async def test_an_empty_answer_is_a_failure_and_the_next_member_takes_over() -> None:
+    reply = await fusion([Scripted("a", [""]), Scripted("b", ["saved"])], f=CONFIG)["f"].answer(asking())
+    assert reply.choices[0].text == "saved"
+
+
+async def test_a_request_too_long_for_every_member_is_the_callers_fault() -> None:
+    models = [Scripted(name, error=ContextTooLong("too long", param="messages")) for name in "ab"]
+    with pytest.raises(ContextTooLong):
         await fusion(models, f=CONFIG)["f"].answer(asking())

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from local_fusion.core.chat import Message
+from local_fusion.core.chat import ChatRequest, Message
 from local_fusion.core.events import Nested, Noted, StageStarted, TextDelta, Trimmed
+from local_fusion.core.model import Emit, Reply, Room, unheard
 from local_fusion.core.sampling import Sampling
 from local_fusion.errors import EngineDied, PanelFailed
 from tests.scripted import Heard, Scripted, asking, fusion
@@ -231,3 +232,68 @@ async def test_a_fusion_as_judge_gives_the_mean_of_its_members() -> None:
     assert weights["A"] == pytest.approx(0.7)
     with pytest.raises(PanelFailed, match="dead: gone"):
         await fusion([dead], jury={"strategy": "single", "panel": ["dead"]})["jury"].weigh(asking(), ("A", "B"))
+
+
+async def test_a_partial_part_makes_the_whole_partial() -> None:
+    alive, dead = Scripted("alive", ["x"]), Scripted("dead", error=EngineDied("gone"))
+    inner = {"strategy": "vote", "extract": "text", "panel": ["alive", "dead"]}
+    outer = {"strategy": "vote", "extract": "text", "panel": ["inner", "alive"]}
+    reply = await fusion([alive, dead], inner=inner, outer=outer)["outer"].answer(asking())
+    assert reply.report is not None
+    assert reply.report.partial
+    assert [(failure.member, failure.message) for failure in reply.report.failed] == [("inner › dead", "gone")]
+
+
+async def test_a_run_of_a_fusion_that_fails_leaves_its_other_runs_alone() -> None:
+    class Flaky(Scripted):
+        async def answer(self, request: ChatRequest, emit: Emit = unheard) -> Reply:
+            if len(self.requests) == 1:
+                self.requests.append(request)
+                raise EngineDied("gone")
+            return await super().answer(request, emit)
+
+    inner = {"strategy": "single", "panel": ["a"]}
+    outer = {"strategy": "vote", "extract": "text", "panel": [{"model": "inner", "samples": 3}]}
+    reply = await fusion([Flaky("a", ["x"])], inner=inner, outer=outer)["outer"].answer(asking())
+    assert reply.report is not None
+    assert len(reply.report.candidates) == 2
+    assert reply.report.partial
+
+
+async def test_a_judge_missing_from_a_panel_of_judges_is_told_once() -> None:
+    writer = Scripted("a", ["x", "y", "z"])
+    judges = [Scripted("good", preference=lambda _: 0.9), Scripted("dead", error=EngineDied("gone"))]
+    jury = {"strategy": "vote", "extract": "text", "panel": ["good", "dead"]}
+    best = {"strategy": "best_of", "panel": [{"model": "a", "samples": 3}], "judge": "jury"}
+    reply = await fusion([writer, *judges], jury=jury, best=best)["best"].answer(asking())
+    assert reply.report is not None
+    assert reply.report.verdict is not None
+    assert [failure.member for failure in reply.report.failed] == ["jury › dead"]
+
+
+async def test_a_writing_fusion_with_a_broken_member_still_writes() -> None:
+    models = [*trio()[:2], Scripted("writer", ["the final answer"]), Broken("broken", error=EngineDied("gone"))]
+    writers = {"strategy": "single", "panel": ["writer", "broken"]}
+    config = {**CONFIG, "synthesizer": "writers"}
+    reply = await fusion(models, writers=writers, f=config)["f"].answer(asking())
+    assert reply.choices[0].text == "the final answer"
+
+
+class Broken(Scripted):
+    async def measure(self, messages: tuple[Message, ...]) -> Room:
+        raise EngineDied("gone")
+
+
+async def test_an_empty_final_answer_is_a_failure() -> None:
+    models = [*trio()[:2], Scripted("writer", [" "])]
+    reply = await fusion(models, f=CONFIG)["f"].answer(asking())
+    assert reply.choices[0].text == "first draft"
+    assert reply.report is not None
+    assert [failure.code for failure in reply.report.failed] == ["empty_answer"]
+
+
+async def test_the_clients_stops_bind_the_answer_and_not_the_drafts() -> None:
+    models = trio()
+    await fusion(list(models), f=CONFIG)["f"].answer(asking(sampling=Sampling(stop="END")))
+    assert models[0].requests[0].sampling.stop is None
+    assert models[2].requests[0].sampling.stop == "END"

@@ -36,6 +36,13 @@ from tests.scripted import Scripted, asking, fusion
         ("auto", "First 3. The answer is: 12", "12"),
         ("auto", "The final answer is Paris.", "paris"),
         ("auto", "Paris", "paris"),
+        ("auto", "The answer is 1/2", "1/2"),
+        ("auto", "The answer is 10:30", "10:30"),
+        ("auto", "The answer is 42 (6 x 7).", "42"),
+        ("number", str(2**100), str(2**100)),
+        ("number", "1e9999999", "1e9999999"),
+        ("number", "0.0250", "0.025"),
+        ("number", "0.00", "0"),
     ],
 )
 def test_extraction(how: str, text: str, expected: str | None) -> None:

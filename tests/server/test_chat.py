@@ -35,7 +35,7 @@ FUSIONS = {
     "best": {"strategy": "best_of", "panel": [{"model": "a", "samples": 2}], "judge": "b"},
     "one": {"strategy": "single", "panel": ["a"]},
 }
-QUESTION = [{"role": "user", "content": "What is 6 times 7?"}]
+QUESTION: Any = [{"role": "user", "content": "What is 6 times 7?"}]
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def chunks(lines: list[str]) -> list[dict[str, Any]]:
 
 
 async def test_the_official_client_asks_a_fusion(client: openai.AsyncOpenAI) -> None:
-    answer = await client.chat.completions.create(model="panel", messages=QUESTION)  # type: ignore[arg-type]
+    answer = await client.chat.completions.create(model="panel", messages=QUESTION)
     assert answer.choices[0].message.content == "The answer is 42."
     assert answer.choices[0].finish_reason == "stop"
     assert answer.usage is not None
@@ -108,7 +108,7 @@ async def test_the_official_client_streams_a_fusion(client: openai.AsyncOpenAI) 
         model="panel",
         messages=QUESTION,
         stream=True,
-        stream_options={"include_usage": True},  # type: ignore[call-overload]
+        stream_options={"include_usage": True},
     )
     received = [chunk async for chunk in stream]
     assert "".join(chunk.choices[0].delta.content or "" for chunk in received if chunk.choices) == "The answer is 42."
@@ -195,7 +195,12 @@ async def test_a_request_overrides_parts_of_the_fusion(served: Served) -> None:
         {
             "model": "panel",
             "messages": QUESTION,
-            "fusion": {"strategy": "vote", "extract": "number", "panel": [{"model": "b", "samples": 2}], "include": ["candidates"]},
+            "fusion": {
+                "strategy": "vote",
+                "extract": "number",
+                "panel": [{"model": "b", "samples": 2}],
+                "include": ["candidates"],
+            },
         },
     )
     assert status == 200, answer
@@ -208,7 +213,7 @@ async def test_an_engine_request_passes_through_untouched(client: openai.AsyncOp
         model="a",
         messages=QUESTION,
         n=2,
-        extra_body={"min_p": 0.1, "anything": {"goes": True}},  # type: ignore[arg-type]
+        extra_body={"min_p": 0.1, "anything": {"goes": True}},
     )
     assert [choice.message.content for choice in answer.choices] == ["It is 41.", "It is 42."]
     sent = next(entry["body"] for entry in recorded(record) if entry["event"] == "request")
@@ -245,6 +250,9 @@ async def test_models_are_listed_fusions_first(client: openai.AsyncOpenAI) -> No
         ({"fusion": {"panel": [{"model": "c"}]}}, "fusion.panel[0].model", "c"),
         ({"fusion": {"strategie": "vote"}}, "fusion.strategie", "strategy"),
         ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
+        ({"max_tokens": 5, "max_completion_tokens": 6}, "max_tokens", "differ"),
+        ({"fusion": {"strategy": "vote", "extract": "regex:(a|aa)+$"}}, "fusion.extract", "configuration"),
+        ({"user": "\ud800"}, None, "surrogate"),
     ],
 )
 async def test_a_field_is_honoured_or_rejected_by_name(
@@ -329,7 +337,7 @@ async def test_the_official_client_raises_an_error_in_the_middle_of_a_stream(
     async with serving(config, {"a": Script(error_after_tokens=2)}) as served:
         address = f"{served.url}/v1"
         async with openai.AsyncOpenAI(base_url=address, api_key="none", max_retries=0) as client:
-            stream = await client.chat.completions.create(model="one", messages=QUESTION, stream=True)  # type: ignore[call-overload]
+            stream = await client.chat.completions.create(model="one", messages=QUESTION, stream=True)
             heard: list[str] = []
 
             async def listen() -> None:
@@ -386,3 +394,21 @@ async def test_a_killed_engine_process_is_noticed_and_restarted(served: Served) 
     await eventually(lambda: engine.snapshot.state != "awake")
     await engine.ensure_awake()
     assert engine.snapshot.restarts == 1
+
+
+async def test_an_engine_that_dies_in_a_passed_through_stream_ends_it_with_an_error_event(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_FUSION_RUNTIME", str(tmp_path / "run"))
+    config = tiny_config(tmp_path, ["a"])
+    async with serving(config, {"a": Script(die_after_tokens=2)}) as served:
+        told = await lines(served, {"model": "a", "messages": QUESTION})
+    assert chunks(told)[-1]["error"]["code"] == "engine_died"
+    assert told[-1] == "data: [DONE]"
+
+
+async def test_a_method_that_a_path_does_not_take_is_told_with_those_it_does(served: Served) -> None:
+    async with aiohttp.ClientSession() as session, session.get(f"{served.url}/v1/chat/completions") as response:
+        assert response.status == 405
+        assert response.headers["allow"] == "POST"
+        assert (await response.json())["error"]["code"] == "method_not_allowed"

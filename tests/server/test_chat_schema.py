@@ -25,14 +25,15 @@ def test_a_plain_request_is_what_it_says() -> None:
     assert (request.samples, request.response_format, request.request_id) == (1, None, "r1")
 
 
-def test_the_newer_name_of_max_tokens_wins() -> None:
-    asked = parse_chat({**ASKED, "max_tokens": 9, "max_completion_tokens": 5})
-    assert asked.to_request("r1").sampling.max_tokens == 5
+def test_both_names_of_max_tokens_mean_the_same() -> None:
+    for names in (["max_tokens"], ["max_completion_tokens"], ["max_tokens", "max_completion_tokens"]):
+        asked = parse_chat({**ASKED, **dict.fromkeys(names, 5)})
+        assert asked.to_request("r1").sampling.max_tokens == 5
 
 
-def test_text_parts_become_one_text_and_a_developer_is_the_system() -> None:
+def test_text_parts_become_one_text() -> None:
     parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
-    assert messages({"role": "developer", "content": parts}) == (Message("system", "one\ntwo"),)
+    assert messages({"role": "developer", "content": parts}) == (Message("developer", "one\ntwo"),)
 
 
 def test_an_answer_of_ours_may_be_sent_back_as_it_came() -> None:
