@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from local_fusion.config.checks import Parts, cycle_through, fusion_problems, idle_stages
+from local_fusion.config.checks import Parts, cycle_through, fusion_problems, idle_stages, judge_generates
 from local_fusion.config.keys import fusion_keys, strategies
 from local_fusion.config.problems import Problem, render_path, suggestion
 from local_fusion.config.schema import Config, FusionConfig
@@ -20,9 +20,9 @@ _fusions: TypeAdapter[dict[str, FusionConfig]] = TypeAdapter(dict[str, FusionCon
 def override_fusion(config: Config, name: str, overrides: Mapping[str, Any]) -> FusionConfig:
     """The fusion `name` with `overrides` over its own fields (`deadlines` field by field, all else whole).
 
-    Another `strategy` keeps the fields that both strategies have. What a request's `fusion` object holds beside fields
-    of a fusion (`include`, `events`) must have been taken out. Raises `UnknownModel` for an unknown name, and
-    `RequestError` whose `param` is a path such as `fusion.panel[0].model`.
+    Of the fusion's own fields those go that another `strategy`, or `analysis: false`, leaves without effect. What a
+    request's `fusion` object holds beside fields of a fusion (`include`, `events`) must have been taken out. Raises
+    `UnknownModel` for an unknown name, and `RequestError` whose `param` is a path such as `fusion.panel[0].model`.
     """
     if name in config.models:
         hint = suggestion(name, config.fusions, plural="fusions").removeprefix("; ")
@@ -47,12 +47,14 @@ def override_fusion(config: Config, name: str, overrides: Mapping[str, Any]) -> 
 def _merge(fusion: FusionConfig, overrides: Mapping[str, Any]) -> dict[str, Any]:
     fields = fusion.model_dump(exclude_unset=True)
     strategy = overrides.get("strategy", fusion.strategy)
-    if strategy != fusion.strategy and strategy in strategies():
+    if strategy in strategies():
         fields = {key: value for key, value in fields.items() if key in fusion_keys(strategy)}
+        analysis = overrides.get("analysis", fields.get("analysis")) is not False
         if "deadlines" in fields:
-            fields["deadlines"] = {
-                stage: seconds for stage, seconds in fields["deadlines"].items() if stage not in idle_stages(strategy)
-            }
+            idle = idle_stages(strategy, analysis=analysis)
+            fields["deadlines"] = {stage: value for stage, value in fields["deadlines"].items() if stage not in idle}
+        if "judge" in fields and not judge_generates(strategy, analysis=analysis):
+            fields["judge"] = {"model": fields["judge"]["model"]}
     deadlines = overrides.get("deadlines")
     if isinstance(deadlines, Mapping):
         overrides = {**overrides, "deadlines": {**fields.get("deadlines", {}), **deadlines}}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from local_fusion.config.loading import override_fusion
-from local_fusion.config.schema import Config, SynthesizeConfig, VoteConfig
+from local_fusion.config.schema import BestOfConfig, Config, SynthesizeConfig, VoteConfig
 from local_fusion.errors import RequestError, UnknownModel
 
 CONFIG = Config.model_validate(
@@ -54,6 +54,14 @@ def test_another_strategy_keeps_what_both_strategies_have() -> None:
     assert "judge" not in fusion.deadlines.model_fields_set
 
 
+@pytest.mark.parametrize("overrides", [{"strategy": "best_of"}, {"analysis": False}])
+def test_what_an_override_leaves_without_effect_goes(overrides: dict[str, Any]) -> None:
+    fusion = override_fusion(CONFIG, "quality", overrides)
+    assert isinstance(fusion, BestOfConfig | SynthesizeConfig)
+    assert (fusion.judge.model, fusion.judge.set_fields()) == ("gemma", {})
+    assert ("judge" in fusion.deadlines.model_fields_set) is (fusion.strategy == "best_of")
+
+
 @pytest.mark.parametrize(
     ("overrides", "param", "message"),
     [
@@ -63,6 +71,8 @@ def test_another_strategy_keeps_what_both_strategies_have() -> None:
         ({"strategy": "synthesis"}, "fusion.strategy", "unknown strategy 'synthesis'; did you mean 'synthesize'?"),
         ({"strategy": ["vote"]}, "fusion.strategy", "unknown strategy"),
         ({"strategy": "vote", "judge": "qwen"}, "fusion.judge", "strategy vote takes no 'judge'"),
+        ({"strategy": "best_of", "judge": {"model": "qwen", "seed": 1}}, "fusion.judge.seed", "nothing is generated"),
+        ({"analysis": False, "deadlines": {"judge": 1}}, "fusion.deadlines.judge", "nothing is generated"),
         ({"judge": "nobody"}, "fusion.judge.model", "no model or fusion is called 'nobody'"),
         ({"quorum": 9}, "fusion.quorum", "9 candidates are needed but the panel gives 3"),
         ({"quorum": "2"}, "fusion.quorum", "expected a whole number, got the text '2'"),
