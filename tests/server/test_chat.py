@@ -44,8 +44,7 @@ def record(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: Path) -> AsyncIterator[Served]:
-    monkeypatch.setenv("LOCAL_FUSION_RUNTIME", str(tmp_path / "run"))
+async def served(tmp_path: Path, record: Path) -> AsyncIterator[Served]:
     config = tiny_config(tmp_path, ["a", "b"], fusions=FUSIONS, server={"keep_alive_seconds": 0.1})
     scripts: dict[str, Script | list[Script]] = {
         "a": Script(rules=[(r"^What", ["It is 41.", "It is 42."])], record=str(record)),
@@ -118,10 +117,7 @@ async def test_the_official_client_streams_a_fusion(client: openai.AsyncOpenAI) 
     assert received[-1].choices == []
 
 
-async def test_the_first_byte_comes_at_once_and_comments_while_the_panel_works(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: Path
-) -> None:
-    monkeypatch.setenv("LOCAL_FUSION_RUNTIME", str(tmp_path / "run"))
+async def test_the_first_byte_comes_at_once_and_comments_while_the_panel_works(tmp_path: Path, record: Path) -> None:
     config = tiny_config(tmp_path, ["a"], fusions={"one": FUSIONS["one"]}, server={"keep_alive_seconds": 0.05})
     async with (
         serving(config, {"a": Script(hang=True, record=str(record))}) as served,
@@ -137,9 +133,8 @@ async def test_the_first_byte_comes_at_once_and_comments_while_the_panel_works(
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_client_that_goes_away_takes_the_engines_work_with_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: Path, stream: bool
+    tmp_path: Path, record: Path, stream: bool
 ) -> None:
-    monkeypatch.setenv("LOCAL_FUSION_RUNTIME", str(tmp_path / "run"))
     # Comments are rare here, so that only the disconnect itself can tell the server.
     config = tiny_config(tmp_path, ["a"], fusions={"one": FUSIONS["one"]}, server={"keep_alive_seconds": 600})
     async with serving(config, {"a": Script(hang=True, record=str(record))}) as served:
@@ -282,18 +277,14 @@ async def test_what_is_no_json_no_model_or_no_path_is_told(served: Served) -> No
     assert (status, answer["error"]["param"]) == (400, "fusion")
 
 
-async def test_a_body_over_the_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOCAL_FUSION_RUNTIME", str(tmp_path / "run"))
+async def test_a_body_over_the_limit_is_refused(tmp_path: Path) -> None:
     config = tiny_config(tmp_path, ["a"], fusions={"one": FUSIONS["one"]}, server={"max_body_bytes": 1000})
     async with serving(config, {}) as served:
         status, answer = await post(served, {"model": "one", "messages": [{"role": "user", "content": "x" * 2000}]})
     assert (status, answer["error"]["code"]) == (413, "request_too_large")
 
 
-async def test_an_engine_killed_in_the_middle_leaves_the_rest_of_the_panel_and_comes_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LOCAL_FUSION_RUNTIME", str(tmp_path / "run"))
+async def test_an_engine_killed_in_the_middle_leaves_the_rest_of_the_panel_and_comes_back(tmp_path: Path) -> None:
     config = tiny_config(tmp_path, ["a", "b"], fusions={"vote": FUSIONS["vote"]})
     scripts: dict[str, Script | list[Script]] = {
         "a": [Script(die_after_tokens=3), Script(rules=[("", "7")])],
@@ -314,8 +305,7 @@ async def test_an_engine_killed_in_the_middle_leaves_the_rest_of_the_panel_and_c
         assert again["fusion"]["partial"] is False
 
 
-async def test_no_candidate_at_all_is_502_with_every_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOCAL_FUSION_RUNTIME", str(tmp_path / "run"))
+async def test_no_candidate_at_all_is_502_with_every_cause(tmp_path: Path) -> None:
     config = tiny_config(tmp_path, ["a", "b"], fusions={"vote": FUSIONS["vote"]})
     scripts: dict[str, Script | list[Script]] = {"a": Script(cut_after_tokens=2), "b": Script(error_after_tokens=1)}
     async with serving(config, scripts) as served:
@@ -329,10 +319,7 @@ async def test_no_candidate_at_all_is_502_with_every_cause(tmp_path: Path, monke
         assert told[-1] == "data: [DONE]"
 
 
-async def test_the_official_client_raises_an_error_in_the_middle_of_a_stream(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LOCAL_FUSION_RUNTIME", str(tmp_path / "run"))
+async def test_the_official_client_raises_an_error_in_the_middle_of_a_stream(tmp_path: Path) -> None:
     config = tiny_config(tmp_path, ["a"], fusions={"one": FUSIONS["one"]})
     async with serving(config, {"a": Script(error_after_tokens=2)}) as served:
         address = f"{served.url}/v1"
@@ -356,8 +343,7 @@ async def test_a_conversation_too_long_for_every_member_is_the_callers_fault(ser
     assert answer["error"]["code"] == "context_length_exceeded"
 
 
-async def test_ready_says_what_can_be_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOCAL_FUSION_RUNTIME", str(tmp_path / "run"))
+async def test_ready_says_what_can_be_answered(tmp_path: Path) -> None:
     config = tiny_config(tmp_path, ["a", "b"], fusions={"vote": FUSIONS["vote"], "best": FUSIONS["best"]})
     scripts: dict[str, Script | list[Script]] = {
         "b": Script(crash_log="ValueError: Model architectures ['Foo'] are not supported for now.")
@@ -396,10 +382,7 @@ async def test_a_killed_engine_process_is_noticed_and_restarted(served: Served) 
     assert engine.snapshot.restarts == 1
 
 
-async def test_an_engine_that_dies_in_a_passed_through_stream_ends_it_with_an_error_event(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("LOCAL_FUSION_RUNTIME", str(tmp_path / "run"))
+async def test_an_engine_that_dies_in_a_passed_through_stream_ends_it_with_an_error_event(tmp_path: Path) -> None:
     config = tiny_config(tmp_path, ["a"])
     async with serving(config, {"a": Script(die_after_tokens=2)}) as served:
         told = await lines(served, {"model": "a", "messages": QUESTION})
