@@ -114,16 +114,26 @@ def _plain_words(error: yaml.MarkedYAMLError, lines: list[str]) -> YamlSyntaxErr
 
 
 def _entries(node: MappingNode) -> Iterator[tuple[ScalarNode | Node, Node]]:
-    """Key and value nodes: the mapping's own first, then those it merges in with `<<`."""
-    merged: list[Node] = []
+    """Key and value nodes: the mapping's own first, then those it merges in with `<<`, however deep."""
+    for mapping in _merged(node, {id(node)}):
+        for key, value in mapping.value:
+            if key.tag != f"{_TAG}merge":
+                yield key, value
+
+
+def _merged(node: MappingNode, seen: set[int]) -> Iterator[MappingNode]:
+    """The mapping and all it merges in, those whose keys win first; each once, however often it is named."""
+    yield node
+    for source in _sources(node):
+        if isinstance(source, MappingNode) and id(source) not in seen:
+            seen.add(id(source))
+            yield from _merged(source, seen)
+
+
+def _sources(node: MappingNode) -> Iterator[Node]:
     for key, value in node.value:
         if key.tag == f"{_TAG}merge":
-            merged += value.value if isinstance(value, SequenceNode) else [value]
-        else:
-            yield key, value
-    for source in merged:
-        if isinstance(source, MappingNode):
-            yield from source.value
+            yield from value.value if isinstance(value, SequenceNode) else [value]
 
 
 def _child(node: Node | None, step: str | int) -> tuple[int, Node] | None:
@@ -169,6 +179,7 @@ class _Builder:
     def _mapping(self, node: MappingNode, path: KeyPath) -> dict[str, Any]:
         values: dict[str, Any] = {}
         lines: dict[str, int] = {}
+        self._check_merges(node, path)
         own = sum(key.tag != f"{_TAG}merge" for key, _ in node.value)
         for position, (key, value) in enumerate(_entries(node)):
             if not isinstance(key, ScalarNode) or key.tag != f"{_TAG}str":
@@ -183,6 +194,14 @@ class _Builder:
                 values[key.value] = self.build(value, (*path, key.value))
                 lines[key.value] = key.start_mark.line + 1
         return values
+
+    def _check_merges(self, node: MappingNode, path: KeyPath) -> None:
+        for mapping in _merged(node, {id(node)}):
+            for source in _sources(mapping):
+                if id(source) in self._open:
+                    self._complain(source, path, "an alias contains itself")
+                elif not isinstance(source, MappingNode):
+                    self._complain(source, path, "'<<' takes a mapping, or a list of mappings, most often as '*name'")
 
     def _scalar(self, node: Node, path: KeyPath) -> Any:
         text = str(node.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
@@ -17,17 +18,19 @@ _PATTERN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*")
 def parse_bytes(value: Any) -> int:
     """A number of bytes from an integer or a text such as `2GiB`.
 
-    Raises `ValueError` with the accepted forms.
+    Raises `ValueError` with the accepted forms; half a byte is not one of them.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     match = _PATTERN.fullmatch(value) if isinstance(value, str) else None
-    if match is None or match[2].lower() not in _UNITS:
+    if match is None or match[2].lower() not in _UNITS or ("." in match[1] and not match[2]):
         raise ValueError(f"expected a number of bytes such as 2GiB, 512MiB or 1073741824, not {value!r}")
-    size = float(match[1]) * _UNITS[match[2].lower()]
+    size = Fraction(match[1]) * _UNITS[match[2].lower()]
     if size > _MOST:
         raise ValueError(f"expected a number of bytes that memory can have, not {value[:20]!r}…")
-    return round(size)
+    if size.denominator != 1:
+        raise ValueError(f"expected a whole number of bytes, not {value!r}, which is {float(size):.1f}")
+    return size.numerator
 
 
 def format_bytes(count: float) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from local_fusion.config.loading import find_config, load_config
+from local_fusion.config.quantities import parse_bytes
 from local_fusion.config.schema import Config, SynthesizeConfig
 from local_fusion.errors import ConfigError
 
@@ -43,6 +44,56 @@ def test_anchors_and_merge_keys_work_and_yes_and_no_are_plain_text(tmp_path: Pat
     config = load(tmp_path, text)
     assert config.models["yes"].source == "c/d"
     assert config.models["no"].max_num_seqs == config.models["yes"].max_num_seqs == 3
+
+
+def test_merges_may_be_nested_and_the_nearest_key_wins(tmp_path: Path) -> None:
+    text = (
+        "models:\n"
+        "  a: &a {source: a/a, max_num_seqs: 1, max_model_len: 1000, tensor_parallel: 1}\n"
+        "  b: &b {<<: *a, max_num_seqs: 2}\n"
+        "  c: &c {<<: *b, max_model_len: 3000}\n"
+        "  d: {<<: [*c, *a, {source: d/d, dtype: float32}]}\n"
+    )
+    models = load(tmp_path, text).models
+    assert [models[name].max_num_seqs for name in "abcd"] == [1, 2, 2, 2]
+    assert [models[name].max_model_len for name in "abcd"] == [1000, 1000, 3000, 3000]
+    assert (models["d"].source, models["d"].dtype, models["d"].tensor_parallel) == ("a/a", "float32", 1)
+
+
+def test_a_problem_in_what_is_merged_in_from_afar_is_told_with_its_line(tmp_path: Path) -> None:
+    text = "models:\n  a: &a {source: a/a,\n    zzz: 1}\n  b: &b {<<: *a}\n  c: {<<: *b}\n"
+    found = problems(tmp_path, text)
+    assert [problem.partition(": unknown")[0] for problem in found] == [f"3: models.{name}.zzz" for name in "abc"]
+
+
+@pytest.mark.parametrize("merged", ["5", "text", "[*a, 5]", "null", "{<<: 5}"])
+def test_a_merge_of_what_is_no_mapping_is_refused(tmp_path: Path, merged: str) -> None:
+    (found,) = problems(tmp_path, f"models:\n  a: &a {{source: a/a}}\n  b: {{source: b/b, <<: {merged}}}\n")
+    assert found.startswith("3: models.b: '<<' takes a mapping, or a list of mappings")
+
+
+@pytest.mark.parametrize("merged", ["*b", "[*a, *b]", "{<<: *b}"])
+def test_a_mapping_that_merges_itself_is_refused(tmp_path: Path, merged: str) -> None:
+    (found,) = problems(tmp_path, f"models:\n  a: &a {{source: a/a}}\n  b: &b {{source: b/b, <<: {merged}}}\n")
+    assert found.startswith("3: models.b: an alias contains itself")
+
+
+@pytest.mark.timeout(20)
+def test_merges_that_double_again_and_again_are_read_in_no_time(tmp_path: Path) -> None:
+    lines = ["  m0: &m0 {source: a/a}\n"]
+    lines += [f"  m{number}: &m{number} {{<<: [*m{number - 1}, *m{number - 1}]}}\n" for number in range(1, 60)]
+    assert load(tmp_path, "models:\n" + "".join(lines)).models["m59"].source == "a/a"
+
+
+@pytest.mark.parametrize(("text", "size"), [("1.5GiB", 3 * 2**29), ("0.3GB", 300_000_000), ("7", 7), ("8 B", 8)])
+def test_bytes_are_exact(text: str, size: int) -> None:
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["1.5", "2.0", "1.5B", "0.1KiB", "1.0001KB"])
+def test_bytes_that_are_not_whole_or_a_fraction_of_nothing_named_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=rf"expected a (whole )?number of bytes.* not '{text}'"):
+        parse_bytes(text)
 
 
 def test_numbers_may_have_exponents_and_bytes_may_have_units(tmp_path: Path) -> None:
