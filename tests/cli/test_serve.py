@@ -214,3 +214,26 @@ def test_a_runtime_folder_that_others_can_open_is_refused(home: Home) -> None:
     done = home.run("serve", "--port", "0")
     assert done.code == 1
     assert f"chmod 700 {home.runtime}" in done.err
+
+
+def test_an_engines_own_words_are_shown_as_they_are(home: Home) -> None:
+    home.configure("a", engines={"restarts": 0, "stop_seconds": 1})
+    home.script(a=Script(crash_log="ValueError: bad value in [/models/foo] here [cuda] now", crash_code=3))
+    outcome = home.run("serve", "--port", "0")
+    assert outcome.code == 1
+    assert "bad value in [/models/foo] here [cuda] now" in outcome.err
+    assert "Traceback" not in outcome.err
+    assert not home.left_behind()
+
+
+def test_a_request_that_outlasts_the_drain_is_told_that_the_server_stops(home: Home) -> None:
+    home.configure("a", fusions=ONE, server={"drain_seconds": 1})
+    home.script(a=Script(hang=True, record=str(home.folder / "record")))
+    running = home.start("serve", "--port", "0")
+    asking = Asking(running.url())
+    until(lambda: bool(recorded(home.folder / "record")))
+    running.signal(signal.SIGTERM)
+    asking.join(30)
+    assert running.code() == 0
+    assert "503" in str(asking.error)
+    assert "Traceback" not in running.err
