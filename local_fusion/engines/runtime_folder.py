@@ -23,6 +23,7 @@ from local_fusion.errors import SetupError
 
 VARIABLE = "LOCAL_FUSION_RUNTIME"
 _SOCKET_PATH_BYTES = 107  # sockaddr_un holds 108, the last one being zero
+_UUID_BYTES = 36
 _KILL_SECONDS = 5.0
 _LOCK = ".lock"
 
@@ -59,10 +60,11 @@ class RuntimeFolder:
     def socket(self, name: str) -> Path:
         """Where the engine `name` listens. Raises `SetupError` for a path too long for a Unix socket."""
         path = self.path / f"{_file_name(name)}.sock"
-        length = len(os.fsencode(path))
+        # vLLM puts sockets of its own beside ours, named by a UUID.
+        length = len(os.fsencode(self.path)) + 1 + max(len(path.name), _UUID_BYTES)
         if length > _SOCKET_PATH_BYTES:
             raise SetupError(
-                f"the path {path} has {length} bytes; a Unix socket's may have {_SOCKET_PATH_BYTES}",
+                f"paths of sockets in {self.path} have {length} bytes; a Unix socket's may have {_SOCKET_PATH_BYTES}",
                 hint=f"Set {VARIABLE} to a folder with a shorter path.",
             )
         return path

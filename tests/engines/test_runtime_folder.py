@@ -9,6 +9,7 @@ import subprocess
 import sys
 from io import FileIO
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -88,6 +89,13 @@ def test_a_path_too_long_for_a_socket_is_refused_before_anything_starts(tmp_path
     with pytest.raises(SetupError, match="may have 107") as raised:
         folder.socket("qwen")
     assert "LOCAL_FUSION_RUNTIME" in raised.value.hint
+
+
+def test_the_folder_has_room_for_the_sockets_that_vllm_names_by_a_uuid() -> None:
+    longest = Path("/" + "x" * (107 - 1 - len("/" + str(uuid4()))))
+    assert RuntimeFolder(longest).socket("q").parent == longest
+    with pytest.raises(SetupError, match="have 108 bytes"):
+        RuntimeFolder(longest.with_name(longest.name + "x")).socket("q")
 
 
 def test_names_with_slashes_or_of_any_length_get_short_files_of_their_own(tmp_path: Path) -> None:
