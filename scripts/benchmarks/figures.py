@@ -35,7 +35,16 @@ class Figure:
     @property
     def met(self) -> bool:
         """Whether the median is on the right side of the target."""
-        return self.value >= self.target if self.at_least else self.value <= self.target
+        return self._meets(self.value)
+
+    @property
+    def clear(self) -> bool:
+        """Whether all values are on the same side of the target; where not, something else may have kept the machine
+        busy, and only a repetition tells."""
+        return len({self._meets(value) for value in self.values}) == 1
+
+    def _meets(self, value: float) -> bool:
+        return value >= self.target if self.at_least else value <= self.target
 
     def to_json(self) -> dict[str, Any]:
         """The figure as plain values."""
@@ -48,6 +57,7 @@ class Figure:
             "values": [round(value, 4) for value in self.values],
             "target": {"at_least" if self.at_least else "at_most": self.target},
             "met": self.met,
+            "clear": self.clear,
             "details": dict(self.details),
         }
 

@@ -30,6 +30,7 @@ def print_table(before: float, after: float, figures: Sequence[Figure]) -> None:
         low, high = _shown(figure, min(figure.values)), _shown(figure, max(figure.values))
         target = f"{'≥' if figure.at_least else '≤'} {figure.target:g} {figure.unit}"
         verdict = "[green]met[/green]" if figure.met else "[red]MISSED[/red]"
+        verdict += "" if figure.clear else " (range spans it)"
         table.add_row(figure.name, f"{_shown(figure, figure.value)} {figure.unit}", f"{low}..{high}", target, verdict)
     console.print(table)
     for figure in figures:
