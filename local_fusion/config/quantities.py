@@ -18,7 +18,7 @@ _PATTERN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*")
 def parse_bytes(value: Any) -> int:
     """A number of bytes from an integer or a text such as `2GiB`.
 
-    Raises `ValueError` with the accepted forms; half a byte is not one of them.
+    Raises `ValueError` with the accepted forms. A fraction needs a unit: `1.5` would be half a byte.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         return value
@@ -28,22 +28,14 @@ def parse_bytes(value: Any) -> int:
     size = Fraction(match[1]) * _UNITS[match[2].lower()]
     if size > _MOST:
         raise ValueError(f"expected a number of bytes that memory can have, not {value[:20]!r}…")
-    if size.denominator != 1:
-        raise ValueError(f"expected a whole number of bytes, not {value!r}, which is {float(size):.1f}")
-    return size.numerator
+    return round(size)
 
 
 def format_bytes(count: float) -> str:
     """`count` bytes for people: three significant digits, binary units."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if abs(count) < 1024 or unit == "GiB":
-            return (
-                f"{count:.0f} {unit}"
-                if unit == "B"
-                else f"{count:.3g} {unit}"
-                if count < 1000
-                else f"{count:.0f} {unit}"
-            )
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 1000 else f"{count:.3g} {unit}"
         count /= 1024
     raise AssertionError("unreachable")
 

@@ -150,9 +150,9 @@ def test_a_context_that_is_cut_is_noted() -> None:
 
 def test_on_the_cpu_engines_share_memory_and_cores() -> None:
     made = planned({"a": facts(1), "b": facts(1), "c": facts(1)}, cpu(40))
-    assert [placement.cores for placement in made.placements] == [(0, 1), (2, 3, 4), (5, 6, 7)]
+    assert [placement.cores for placement in made.placements] == [(1, 2), (3, 4), (5, 6, 7)]
     assert {placement.kv_cache_bytes for placement in made.placements} == {CPU_KV_MOST}
-    assert one(planned({"a": facts(1)}, cpu(40))).cores == tuple(range(8))
+    assert one(planned({"a": facts(1)}, cpu(40))).cores == tuple(range(1, 8))
     tight = planned({"a": facts(1), "b": facts(2)}, cpu(13))
     assert one(tight, "a").kv_cache_bytes == one(tight, "b").kv_cache_bytes == pytest.approx(2 * GIB, rel=0.01)
 
