@@ -64,7 +64,7 @@ def test_an_engine_can_be_asked_too(server: str, shared_home: Home) -> None:
 
 def test_an_unknown_model_is_told_with_those_that_are_there(server: str, shared_home: Home) -> None:
     done = shared_home.run("ask", "--url", server, "-f", "vot", "Hello")
-    assert (done.code, done.out) == (1, "")
+    assert (done.code, done.out) == (2, "")
     assert "does not serve 'vot'" in done.err
     assert "vote, broken, a, b" in done.err
 
