@@ -34,7 +34,7 @@ async def synthesize(session: Session) -> Choice:
 
     def pass_on(delta: TextDelta) -> None:
         nonlocal told
-        told = told or bool(delta.text)  # engines count tokens whose text they still hold back
+        told = told or bool(delta.text.strip())  # white space alone says nothing, held-back text even less
         session.emit(delta)
 
     try:
