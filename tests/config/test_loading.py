@@ -85,14 +85,16 @@ def test_merges_that_double_again_and_again_are_read_in_no_time(tmp_path: Path) 
     assert load(tmp_path, "models:\n" + "".join(lines)).models["m59"].source == "a/a"
 
 
-@pytest.mark.parametrize(("text", "size"), [("1.5GiB", 3 * 2**29), ("0.3GB", 300_000_000), ("7", 7), ("8 B", 8)])
-def test_bytes_are_exact(text: str, size: int) -> None:
+@pytest.mark.parametrize(
+    ("text", "size"), [("1.5GiB", 3 * 2**29), ("1.1GiB", 1_181_116_006), ("0.3GB", 300_000_000), ("7", 7), ("8 B", 8)]
+)
+def test_bytes_are_exact_to_the_byte(text: str, size: int) -> None:
     assert parse_bytes(text) == size
 
 
-@pytest.mark.parametrize("text", ["1.5", "2.0", "1.5B", "0.1KiB", "1.0001KB"])
-def test_bytes_that_are_not_whole_or_a_fraction_of_nothing_named_are_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=rf"expected a (whole )?number of bytes.* not '{text}'"):
+@pytest.mark.parametrize("text", ["1.5", "2.0", "GiB", "1 parsec"])
+def test_a_fraction_of_nothing_named_is_no_size(text: str) -> None:
+    with pytest.raises(ValueError, match=rf"expected a number of bytes.* not '{text}'"):
         parse_bytes(text)
 
 
