@@ -17,10 +17,7 @@ def cpu_device(*, share: float = 0.85, root: Path = _ROOT) -> Device:
 
     `root` is where `proc` and `sys` are. Raises `SetupError` if /proc/meminfo cannot be read.
     """
-    memory = _meminfo(root / "proc/meminfo")
-    total, available = memory["MemTotal"], memory["MemAvailable"]
-    for limit, used in _limits(root):
-        total, available = min(total, limit), min(available, max(0, limit - used))
+    total, available = _memory(root)
     return Device(
         index=0,
         name=_cpu_name(root / "proc/cpuinfo"),
@@ -29,6 +26,23 @@ def cpu_device(*, share: float = 0.85, root: Path = _ROOT) -> Device:
         free_bytes=int(available * share),
         cores=tuple(sorted(os.sched_getaffinity(0))),
     )
+
+
+def free_ram(*, share: float = 0.85, root: Path = _ROOT) -> int | None:
+    """`share` of the RAM that is free within our control group's limits, in bytes; None if that is not told."""
+    try:
+        return int(_memory(root)[1] * share)
+    except SetupError:
+        return None
+
+
+def _memory(root: Path) -> tuple[int, int]:
+    """Total and available bytes, within the limits of our control groups."""
+    memory = _meminfo(root / "proc/meminfo")
+    total, available = memory["MemTotal"], memory["MemAvailable"]
+    for limit, used in _limits(root):
+        total, available = min(total, limit), min(available, max(0, limit - used))
+    return total, available
 
 
 def _meminfo(file: Path) -> dict[str, int]:

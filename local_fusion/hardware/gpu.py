@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from local_fusion.hardware.devices import Device
+from local_fusion.hardware.islands import islands
 
 _NO_DEVICES = ("", "-1", "NoDevFiles")  # values of CUDA_VISIBLE_DEVICES that hide every GPU
 
@@ -70,7 +71,9 @@ def _visible(pynvml: Any) -> Found:
             devices.append(_device(pynvml, index))
         except _Unusable as error:
             reasons.append(str(error))
-    return Found(tuple(devices), "; ".join(reasons))
+    handles = [pynvml.nvmlDeviceGetHandleByIndex(device.index) for device in devices]
+    near = zip(devices, islands(pynvml, handles), strict=True)
+    return Found(tuple(replace(device, island=island) for device, island in near), "; ".join(reasons))
 
 
 def _chosen(pynvml: Any, wanted: str, count: int) -> tuple[tuple[int, ...], str]:

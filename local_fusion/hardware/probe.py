@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from local_fusion.errors import SetupError
-from local_fusion.hardware.cpu import cpu_device
-from local_fusion.hardware.devices import Device
+from local_fusion.hardware.cpu import cpu_device, free_ram
+from local_fusion.hardware.devices import Device, Rig
 from local_fusion.hardware.gpu import find_gpus
 
 
@@ -26,6 +26,12 @@ def probe_devices(*, share: float = 0.85, kind: Literal["cuda", "cpu"] | None = 
             hint="Mend that, or install vLLM for the CPU instead: LOCAL_FUSION_DEVICE=cpu scripts/setup",
         )
     return found.devices or (cpu_device(share=share),)
+
+
+def probe_rig(*, share: float = 0.85, kind: Literal["cuda", "cpu"] | None = None) -> Rig:
+    """The devices of `probe_devices`, and beside GPUs `share` of the free RAM as room for sleeping engines."""
+    devices = probe_devices(share=share, kind=kind)
+    return Rig(devices, free_ram(share=share) if devices[0].kind == "cuda" else None)
 
 
 def why_no_gpu() -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from local_fusion.errors import SetupError
-from local_fusion.hardware.cpu import cpu_device
+from local_fusion.hardware.cpu import cpu_device, free_ram
 
 GIB = 1024**3
 
@@ -78,6 +78,14 @@ def test_a_machine_that_does_not_tell_its_memory_is_a_setup_error(tmp_path: Path
     write(machine(tmp_path) / "proc/meminfo", "MemTotal: many kB\n")
     with pytest.raises(SetupError):
         cpu_device(root=tmp_path)
+
+
+def test_room_for_sleeping_engines_is_a_share_of_the_same_memory_or_unknown(tmp_path: Path) -> None:
+    assert free_ram(root=tmp_path) is None
+    root = machine(tmp_path, groups="0::/\n")
+    write(root / "sys/fs/cgroup/memory.max", f"{8 * GIB}")
+    write(root / "sys/fs/cgroup/memory.current", f"{2 * GIB}")
+    assert free_ram(share=0.5, root=root) == 3 * GIB
 
 
 def test_this_machine_can_be_probed() -> None:

@@ -15,7 +15,8 @@ import pytest
 from local_fusion.cli import doctor
 from local_fusion.config.schema import Config
 from local_fusion.errors import SetupError
-from local_fusion.hardware.probe import probe_devices, why_no_gpu
+from local_fusion.hardware.cpu import cpu_device
+from local_fusion.hardware.probe import probe_devices, probe_rig, why_no_gpu
 from local_fusion.runtime import open_runtime, vllm_kind
 from tests.serving import tiny_checkpoint
 
@@ -34,6 +35,10 @@ class NVMLError_NotSupported(NVMLError):
     pass
 
 
+Level = int | None
+"""How near two cards are: NVML's topology level, 0 for NVLink, None where NVML does not tell."""
+
+
 @dataclass
 class Card:
     name: str | bytes = "NVIDIA GeForce RTX 3090"
@@ -42,6 +47,10 @@ class Card:
     uuid: str = "GPU-aaaa"
     split: bool | None = None
     lost: bool = False
+    near: dict[str, Level] = field(default_factory=dict)
+
+
+NVLINK, ONE_SWITCH, NODE, SYSTEM = 0, 10, 40, 50
 
 
 @dataclass
@@ -54,6 +63,9 @@ class Nvml:
 
     NVMLError = NVMLError
     NVMLError_LibraryNotFound = NVMLError_LibraryNotFound
+    NVML_P2P_CAPS_INDEX_NVLINK = 2
+    NVML_P2P_STATUS_OK = 0
+    NVML_TOPOLOGY_SYSTEM = 50
 
     def nvmlInit(self) -> None:
         if self.init_error is not None:
@@ -84,6 +96,19 @@ class Nvml:
         if card.lost:
             raise NVMLError("GPU is lost")
         return card
+
+    def nvmlDeviceGetP2PStatus(self, first: Card, second: Card, capability: int) -> int:
+        assert capability == self.NVML_P2P_CAPS_INDEX_NVLINK
+        return 0 if self.level(first, second) == NVLINK else 5
+
+    def nvmlDeviceGetTopologyCommonAncestor(self, first: Card, second: Card) -> int:
+        return self.level(first, second)
+
+    def level(self, first: Card, second: Card) -> int:
+        level = first.near.get(second.uuid)
+        if level is None:
+            raise NVMLError_NotSupported("Not Supported")
+        return level
 
 
 @pytest.fixture
@@ -185,6 +210,61 @@ def test_for_vllm_of_the_cuda_build_a_machine_without_a_gpu_is_refused_with_the_
         probe_devices(kind="cuda")
     assert "the NVIDIA driver is loaded but finds no GPU" in caught.value.message
     assert "LOCAL_FUSION_DEVICE=cpu scripts/setup" in caught.value.hint
+
+
+def wired(**levels: Level) -> list[Card]:
+    """Four cards a to d with these levels between them (`ab=NODE`); what is left out is as far as can be."""
+    cards = {letter: Card(uuid=f"GPU-{letter * 4}") for letter in "abcd"}
+    for first in cards:
+        for second in cards:
+            pair = "".join(sorted(first + second))
+            cards[first].near[cards[second].uuid] = levels.get(pair, SYSTEM)
+    return list(cards.values())
+
+
+@pytest.mark.parametrize(
+    ("cards", "islands"),
+    [
+        (wired(), [0, 1, 2, 3]),
+        (wired(ab=ONE_SWITCH, cd=NODE), [0, 0, 1, 1]),
+        (wired(ac=NVLINK, bd=NVLINK), [0, 1, 0, 1]),
+        (wired(ad=NODE, bc=NODE, cd=NVLINK), [0, 0, 0, 0]),
+        (wired(ab=NODE, ac=None, bc=None), [0, 0, 0, 1]),
+        (four(), [0, 0, 0, 0]),
+    ],
+)
+def test_gpus_near_each_other_directly_or_over_others_are_one_island(
+    nvml: Nvml, cards: list[Card], islands: list[int]
+) -> None:
+    nvml.cards = cards
+    assert [device.island for device in probe_devices()] == islands
+
+
+def test_a_hidden_gpu_connects_no_others(nvml: Nvml, monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml.cards = wired(ab=NODE, bc=NODE)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2")
+    assert [device.island for device in probe_devices()] == [0, 1]
+
+
+def test_where_nvml_is_too_old_to_tell_all_gpus_are_one_island(nvml: Nvml, monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml.cards = wired()
+    monkeypatch.delattr(Nvml, "nvmlDeviceGetP2PStatus")
+    monkeypatch.delattr(Nvml, "nvmlDeviceGetTopologyCommonAncestor")
+    assert [device.island for device in probe_devices()] == [0, 0, 0, 0]
+
+
+def test_a_rig_of_gpus_has_a_share_of_the_free_ram_for_sleeping_engines(nvml: Nvml) -> None:
+    nvml.cards = four()
+    rig = probe_rig(share=0.5)
+    assert (rig.devices, rig.on_paper) == (probe_devices(), False)
+    assert rig.host_ram_bytes is not None
+    assert 0 < rig.host_ram_bytes < cpu_device().total_bytes / 2
+
+
+def test_on_a_rig_of_the_cpu_engines_do_not_sleep(nvml: Nvml) -> None:
+    rig = probe_rig()
+    assert [device.kind for device in rig.devices] == ["cpu"]
+    assert rig.host_ram_bytes is None
 
 
 @pytest.mark.parametrize(
