@@ -12,7 +12,7 @@ from rich.table import Table
 
 from local_fusion.config.loading import find_config, load_config
 from local_fusion.config.quantities import format_bytes
-from local_fusion.engines.checkpoints import cached, resolve
+from local_fusion.engines.checkpoints import cached, locate, resolve
 from local_fusion.errors import LocalFusionError
 
 
@@ -54,14 +54,17 @@ def run_import(source: str) -> None:
     print(folder)
 
 
-def run_pull(names: list[str], config_path: Path | None) -> None:
-    """Make the checkpoints of `names` (configured models or sources; none: all configured) available."""
+def run_pull(names: list[str], config_path: Path | None, *, config_only: bool = False) -> None:
+    """Make the checkpoints of `names` (configured models or sources; none: all configured) available.
+
+    With `config_only` no weights are downloaded and no file is imported: enough to plan.
+    """
     config = load_config(find_config(config_path))
     for name in names or list(config.models):
         source = config.models[name].source if name in config.models else name
         with _progress() as tell:
-            folder = resolve(source, progress=tell)
-        print(folder)
+            found = locate(source, fetch=True, progress=tell) if config_only else resolve(source, progress=tell)
+        print(found)
 
 
 def _text(folder: Path | None) -> str | None:

@@ -52,6 +52,19 @@ def test_pull_of_what_cannot_be_had_is_an_error(home: Home) -> None:
     assert "Traceback" not in done.err
 
 
+def test_pull_of_the_config_only_asks_for_no_weights_and_imports_nothing(home: Home) -> None:
+    home.configure("a")
+    (home.folder / "models" / "a" / "model.safetensors").unlink()
+    done = home.run("models", "pull", "--config-only")
+    assert (done.code, done.out.split()) == (0, [str(home.folder / "models" / "a")]), done.err
+    gguf = home.folder / "big.gguf"
+    gguf.write_bytes(whole_gguf())
+    one = home.run("models", "pull", "--config-only", str(gguf))
+    assert (one.code, one.out.split()) == (0, [str(gguf)]), one.err
+    assert not (home.folder / "cache").exists()
+    assert home.run("models", "pull").code == 2
+
+
 def test_import_of_what_is_no_gguf_file_is_an_error(home: Home) -> None:
     (home.folder / "bad.gguf").write_bytes(b"<html>not found</html>")
     for source, says in (("bad.gguf", "bad.gguf"), ("./missing.gguf", "does not exist"), ("package:x", "package:")):

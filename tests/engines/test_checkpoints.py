@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -97,6 +98,16 @@ class TestALocalFolder:
     def test_with_a_broken_config_is_refused(self, checkpoint: Path) -> None:
         (checkpoint / "config.json").write_text('{"model_type": ')
         assert refusal(str(checkpoint)).message == f"{checkpoint / 'config.json'} is not a JSON object"
+
+    @pytest.mark.parametrize("content", ["[" * 100_000, '{"a":' * 100_000, "[]"])
+    def test_with_a_config_that_is_no_object_however_deep_is_refused(self, checkpoint: Path, content: str) -> None:
+        (checkpoint / "config.json").write_text(content)
+        assert refusal(str(checkpoint)).message == f"{checkpoint / 'config.json'} is not a JSON object"
+
+    def test_whose_weights_are_a_pipe_is_refused_and_not_waited_for(self, checkpoint: Path) -> None:
+        (checkpoint / "model.safetensors").unlink()
+        os.mkfifo(checkpoint / "model.safetensors")
+        assert "it is not an ordinary file" in refusal(str(checkpoint)).message
 
     def test_of_a_lora_adapter_is_refused_as_one(self, tmp_path: Path) -> None:
         (tmp_path / "adapter_config.json").write_text("{}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import sys
 import threading
@@ -78,6 +79,26 @@ class TestAHeader:
         header = gguf_header.read_header(file)
         assert (header.architecture, header.weights) == ("llama", 32)
         assert header.keys == {"general.architecture": "llama", "llama.block_count": 30}
+        assert (header.lengths, header.has_head) == ({"tokens": 2}, False)
+
+    def test_is_refused_before_its_texts_take_long_or_much_memory(
+        self, file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        file.write_bytes(gguf({"a": array_of("x", "y"), "b": array_of("z")}))
+        gguf_header.read_header(file)
+        monkeypatch.setattr(gguf_header, "_MOST_TEXTS", 2)
+        with pytest.raises(ConfigError, match="an array claims 1 texts"):
+            gguf_header.read_header(file)
+        monkeypatch.undo()
+        monkeypatch.setattr(gguf_header, "_LONGEST_TEXTS", 20)
+        with pytest.raises(ConfigError, match="its texts have more than 20 bytes"):
+            gguf_header.read_header(file)
+
+    def test_that_is_a_pipe_is_not_waited_for(self, file: Path) -> None:
+        file.unlink()
+        os.mkfifo(file)
+        with pytest.raises(ConfigError, match="it is not an ordinary file"):
+            resolve(str(file))
 
     def test_knows_the_block_sizes_of_ggml(self) -> None:
         constants = pytest.importorskip("gguf.constants")

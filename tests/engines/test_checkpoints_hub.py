@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from local_fusion.engines.checkpoints import resolve
+from local_fusion.engines.checkpoints import locate, resolve
 from local_fusion.engines.checkpoints.hub_fetch import wanted_files
 from local_fusion.errors import ConfigError, LocalFusionError, SetupError
 
@@ -233,6 +233,55 @@ class TestADownload:
         assert error.message.startswith("org/model needs 3000000000.0 GB more in ")
         assert "GB are free" in error.message
         assert not any("/resolve/" in path for path in hub.asked)
+
+
+class TestAConfigWithoutWeights:
+    @pytest.fixture
+    def config_only(self, snapshot: Path) -> Path:
+        for name in set(WHOLE) - {"config.json"}:
+            (snapshot / name).unlink()
+        return snapshot
+
+    def test_is_enough_to_plan_but_not_to_serve(self, config_only: Path, hub: Hub) -> None:
+        assert locate("org/model") == config_only
+        assert isinstance(refusal(make=False), SetupError)
+        assert hub.asked == []
+
+    def test_that_is_not_there_is_refused_with_the_command_that_brings_it(self, hub: Hub) -> None:
+        with pytest.raises(SetupError) as caught:
+            locate("org/model")
+        assert caught.value.message == "org/model is not in the Hugging Face cache, so nothing is known of it"
+        assert "local-fusion models pull --config-only org/model" in caught.value.hint
+        assert hub.asked == []
+
+    def test_is_downloaded_alone_and_once(self, tmp_path: Path, hub: Hub) -> None:
+        folder = locate("org/model", fetch=True)
+        assert folder == tmp_path / "hub" / "models--org--model" / "snapshots" / COMMIT
+        assert [path.name for path in folder.iterdir()] == ["config.json"]
+        hub.asked.clear()
+        assert locate("org/model") == locate("org/model", fetch=True) == folder
+        assert hub.asked == []
+
+    def test_of_an_embedding_model_comes_with_what_says_that_it_is_one(self, hub: Hub) -> None:
+        hub.files["modules.json"] = b"[]"
+        assert {path.name for path in locate("org/model", fetch=True).iterdir()} == {"config.json", "modules.json"}
+
+    def test_is_completed_when_the_model_is_to_be_served(self, config_only: Path) -> None:
+        assert resolve("org/model") == config_only
+        assert {path.name for path in config_only.iterdir()} == set(WHOLE)
+
+    def test_that_the_hub_does_not_have_is_told(self, hub: Hub) -> None:
+        del hub.files["config.json"]
+        with pytest.raises(ConfigError, match=r"org/model has no config\.json on the hub"):
+            locate("org/model", fetch=True)
+        with pytest.raises(ConfigError, match="there is no model org/modle on the hub"):
+            locate("org/modle", fetch=True)
+
+    def test_is_not_asked_for_where_the_hub_is_switched_off(self, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        with pytest.raises(SetupError, match="HF_HUB_OFFLINE forbids downloading"):
+            locate("org/model", fetch=True)
+        assert hub.asked == []
 
 
 class TestTheFilesToDownload:

@@ -2,6 +2,6 @@
 
 from local_fusion.engines.checkpoints.cache import CachedCheckpoint, cached
 from local_fusion.engines.checkpoints.folders import checkpoint_problem
-from local_fusion.engines.checkpoints.sources import resolve
+from local_fusion.engines.checkpoints.sources import locate, resolve
 
-__all__ = ["CachedCheckpoint", "cached", "checkpoint_problem", "resolve"]
+__all__ = ["CachedCheckpoint", "cached", "checkpoint_problem", "locate", "resolve"]

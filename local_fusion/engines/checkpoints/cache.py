@@ -79,7 +79,7 @@ def import_gguf(
     header = read_header(path)
     folder = cache_folder()
     if not make:
-        return _made_before(path, folder, source)
+        return _made_before(path, source)
     with _usable(folder):
         folder.mkdir(parents=True, exist_ok=True)
         target = folder / _key(path, _digest(path, folder, progress, stop))
@@ -94,9 +94,17 @@ def import_gguf(
     return target
 
 
-def _made_before(path: Path, folder: Path, source: str) -> Path:
+def imported(path: Path) -> Path | None:
+    """The checkpoint folder that was made from the GGUF file `path` as it is now; None if there is none."""
+    folder = cache_folder()
     digest = _remembered(path, folder)
-    if digest is None or not _is_whole(target := folder / _key(path, digest)):
+    target = None if digest is None else folder / _key(path, digest)
+    return target if target is not None and _is_whole(target) else None
+
+
+def _made_before(path: Path, source: str) -> Path:
+    target = imported(path)
+    if target is None:
         hint = f"Run: local-fusion models import {shlex.quote(source)}"
         raise SetupError(f"{path.name} is not imported yet", hint=hint)
     return target

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import os
 import re
 from pathlib import Path
 from typing import Any
 
+from local_fusion.engines.checkpoints.untrusted import open_regular, read_object
+from local_fusion.errors import ConfigError
+
 CONFIG = "config.json"
+MODULES = "modules.json"
+"""Says of an embedding model that it is one, where its architecture does not (Sentence Transformers)."""
+
 _TOKENIZERS = (
     "tokenizer.json",
     "tokenizer.model",
@@ -24,6 +30,11 @@ _LFS_POINTER = b"version https://git-lfs"
 
 def checkpoint_problem(folder: Path) -> str | None:
     """Why `folder` is not a whole checkpoint, as a sentence with the missing file's name; `None` if it is one."""
+    return config_problem(folder) or _weights_problem(folder) or _tokenizer_problem(folder)
+
+
+def config_problem(folder: Path) -> str | None:
+    """Why `folder` does not describe a model, weights or not; `None` if it does."""
     if not folder.is_dir():
         return f"{folder} is not a folder"
     config = folder / CONFIG
@@ -35,9 +46,9 @@ def checkpoint_problem(folder: Path) -> str | None:
         if ggufs := sorted(folder.glob("*.gguf")):
             return f"{folder} has no {CONFIG}, but it holds a GGUF file: name that file as the source ({ggufs[0]})"
         return f"{folder} has no {CONFIG}"
-    if not _is_mapping(config):
+    if _read_json(config) is None:
         return f"{config} is not a JSON object"
-    return _weights_problem(folder) or _tokenizer_problem(folder)
+    return None
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -46,20 +57,31 @@ def weight_files(folder: Path) -> list[Path]:
     return found or sorted(path for path in folder.glob("*.bin") if not _NOT_WEIGHTS.match(path.name))
 
 
+def is_lfs_pointer(file: Path) -> bool:
+    """Whether `file` only stands for one that Git LFS has not fetched.
+
+    Raises `ConfigError` if it is no ordinary file or cannot be read.
+    """
+    with open_regular(file) as stream:
+        return stream.read(len(_LFS_POINTER)) == _LFS_POINTER
+
+
 def _weights_problem(folder: Path) -> str | None:
     files = weight_files(folder)
     indexed = _indexed_shards(folder)
-    if missing := sorted(name for name in indexed if not (folder / name).is_file()):
-        return f"{folder} lacks {len(missing)} of {len(indexed)} weight files, the first is {missing[0]}"
+    # Not through pathlib, which raises for names that no file could have.
+    if missing := sorted(name for name in indexed if not os.path.isfile(folder / name)):
+        return f"{folder} lacks {len(missing)} of {len(indexed)} weight files, the first is {missing[0][:80]}"
     if not files:
         return f"{folder} has no weights (*.safetensors or *.bin)"
     for path in files:
-        with path.open("rb") as stream:
-            start = stream.read(len(_LFS_POINTER))
-        if not start:
+        try:
+            if is_lfs_pointer(path):
+                return f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` in {folder}"
+        except ConfigError as error:
+            return error.message
+        if not path.stat().st_size:
             return f"{path} is empty"
-        if start == _LFS_POINTER:
-            return f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` in {folder}"
     return None
 
 
@@ -67,10 +89,8 @@ def _indexed_shards(folder: Path) -> set[str]:
     name = "model.safetensors.index.json"
     if not (folder / name).is_file() and not any(folder.glob("*.safetensors")):
         name = "pytorch_model.bin.index.json"
-    index = _read_json(folder / name)
-    if isinstance(index, dict) and isinstance(index.get("weight_map"), dict):
-        return {str(shard) for shard in index["weight_map"].values()}
-    return set()
+    weight_map = (_read_json(folder / name) or {}).get("weight_map")
+    return {str(shard) for shard in weight_map.values()} if isinstance(weight_map, dict) else set()
 
 
 def _tokenizer_problem(folder: Path) -> str | None:
@@ -79,12 +99,8 @@ def _tokenizer_problem(folder: Path) -> str | None:
     return f"{folder} has no tokenizer (tokenizer.json, tokenizer.model or a vocabulary)"
 
 
-def _is_mapping(path: Path) -> bool:
-    return isinstance(_read_json(path), dict)
-
-
-def _read_json(path: Path) -> Any:
+def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_object(path)
+    except ConfigError:
         return None

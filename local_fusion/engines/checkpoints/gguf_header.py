@@ -10,6 +10,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from local_fusion.engines.checkpoints.untrusted import open_regular
 from local_fusion.errors import ConfigError
 
 _MAGIC = b"GGUF"
@@ -18,6 +19,8 @@ _VERSIONS = (2, 3)
 _MOST_TENSORS = 1_000_000
 _MOST_KEYS = 100_000
 _MOST_DIMENSIONS = 4
+_MOST_TEXTS = 5_000_000  # in all arrays; the largest vocabularies have 262,144 tokens and twice as many merges
+_LONGEST_TEXTS = 128 * 1024**2  # bytes, of all keys, values and names together
 _STRING, _ARRAY = 8, 9
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 # ggml's tensor types: (elements of a block, bytes of a block).
@@ -34,11 +37,16 @@ Scalar = str | int | float | bool
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """A GGUF file's own account: architecture, number of weights, and its scalar keys (arrays are left out)."""
+    """A GGUF file's own account: architecture, number of weights, its scalar keys, and how long its arrays are.
+
+    `has_head` says that it holds an output head of its own, which is not the embeddings used again.
+    """
 
     architecture: str
     weights: int
     keys: dict[str, Scalar]
+    lengths: dict[str, int]
+    has_head: bool
 
 
 def read_header(path: Path) -> GgufHeader:
@@ -47,13 +55,13 @@ def read_header(path: Path) -> GgufHeader:
     Raises `ConfigError` for a file that is not GGUF, is truncated or corrupt, or holds something else.
     """
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             start = stream.read(8)
             _check_start(path, start)
             with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 header = _Reader(path, data).header()
     except OSError as error:
-        raise ConfigError([f"{path} cannot be read: {error.strerror}"], hint="Check its permissions.") from error
+        raise ConfigError([f"{path} cannot be read: {error.strerror}"], hint="Check the disk it is on.") from error
     _check_kind(path, header)
     return header
 
@@ -105,6 +113,10 @@ class _Reader:
         self._data = data
         self._size = len(data)
         self._at = 8
+        self._texts_left = _MOST_TEXTS
+        self._text_bytes_left = _LONGEST_TEXTS
+        self._lengths: dict[str, int] = {}
+        self._has_head = False
 
     def header(self) -> GgufHeader:
         tensor_count, key_count = self._integer("Q"), self._integer("Q")
@@ -113,9 +125,11 @@ class _Reader:
         keys: dict[str, Scalar] = {}
         for _ in range(key_count):
             name = self._string()
-            value = self._value(self._integer("I"))
-            if value is not None:
-                keys[name] = value
+            kind = self._integer("I")
+            if kind == _ARRAY:
+                self._lengths[name] = self._skip_array()
+            else:
+                keys[name] = self._scalar(kind)
         weights, end = self._tensors(tensor_count)
         alignment = keys.get("general.alignment", 32)
         if not isinstance(alignment, int) or alignment <= 0:
@@ -126,13 +140,14 @@ class _Reader:
         architecture = keys.get("general.architecture")
         if not isinstance(architecture, str):
             raise self._corrupt("it does not name its architecture (general.architecture)")
-        return GgufHeader(architecture, weights, keys)
+        return GgufHeader(architecture, weights, keys, self._lengths, self._has_head)
 
     def _tensors(self, count: int) -> tuple[int, int]:
         """Number of weights, and bytes from the start of the tensor data to its end."""
         weights = end = 0
         for _ in range(count):
             name = self._string()
+            self._has_head = self._has_head or name == "output.weight"
             dimensions = self._integer("I")
             if dimensions > _MOST_DIMENSIONS:
                 raise self._corrupt(f"tensor {name!r} has {dimensions} dimensions")
@@ -150,32 +165,35 @@ class _Reader:
             end = max(end, offset + elements // block_elements * block_bytes)
         return weights, end
 
-    def _value(self, kind: int) -> Scalar | None:
+    def _scalar(self, kind: int) -> Scalar:
         if kind == _STRING:
             return self._string()
-        if kind == _ARRAY:
-            self._skip_array()
-            return None
         if kind not in _SCALARS:
             raise self._corrupt(f"a key has the unknown type {kind}")
         value: Scalar = self._unpack(_SCALARS[kind])
         return value
 
-    def _skip_array(self) -> None:
+    def _skip_array(self) -> int:
+        """Step over an array and return how long it is."""
         kind, count = self._integer("I"), self._integer("Q")
         if kind in _SCALARS:
             self._take(count * struct.calcsize(_SCALARS[kind]))
         elif kind == _STRING:
-            if count > self._size:
+            self._texts_left -= count
+            if self._texts_left < 0:
                 raise self._corrupt(f"an array claims {count:,} texts")
             for _ in range(count):
                 self._take(self._integer("Q"))
         else:
             raise self._corrupt(f"an array has the unknown type {kind}")
+        return count
 
     def _string(self) -> str:
         length = self._integer("Q")
         start = self._take(length)
+        self._text_bytes_left -= length
+        if self._text_bytes_left < 0:
+            raise self._corrupt(f"its texts have more than {_LONGEST_TEXTS} bytes")
         return self._data[start : start + length].decode("utf-8", "replace")
 
     def _integer(self, code: str) -> int:

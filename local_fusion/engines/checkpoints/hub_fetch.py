@@ -13,6 +13,8 @@ from pathlib import Path
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
+from local_fusion.engines.checkpoints.folders import CONFIG, MODULES
+from local_fusion.engines.checkpoints.hub import CONFIG_ONLY
 from local_fusion.errors import ConfigError, LocalFusionError, SetupError
 
 _SAFETENSORS = "*.safetensors"
@@ -23,7 +25,7 @@ _SKIPPED = ("original/*", "onnx/*", "openvino/*", "consolidated*.safetensors", "
 
 
 def work(arguments: list[str], say: Callable[[str], None]) -> str:
-    """Download the model `arguments[0]`; the result is its folder in the hub's cache.
+    """Download the model `arguments[0]`, or its config only; the result is its folder in the hub's cache.
 
     Raises `ConfigError` if the hub has no such checkpoint, `SetupError` if it cannot be had here and now.
     """
@@ -31,7 +33,8 @@ def work(arguments: list[str], say: Callable[[str], None]) -> str:
     say(f"looking for {model_id} on the hub")
     try:
         info = HfApi().model_info(model_id, files_metadata=True)
-        sizes = wanted_files({file.rfilename: file.size or 0 for file in info.siblings or []}, model_id)
+        sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+        sizes = _config(sizes, model_id) if CONFIG_ONLY in arguments[1:] else wanted_files(sizes, model_id)
         _check_space(model_id, sizes)
         with _watched(model_id, sum(sizes.values()), say):
             return snapshot_download(model_id, allow_patterns=[_only(name) for name in sizes])
@@ -44,6 +47,15 @@ def work(arguments: list[str], say: Callable[[str], None]) -> str:
 def _only(name: str) -> str:
     """A pattern that matches `name` and nothing else."""
     return name.replace("[", "[[]").replace("*", "[*]").replace("?", "[?]")
+
+
+def _config(sizes: Mapping[str, int], model_id: str) -> dict[str, int]:
+    if CONFIG in sizes:
+        return {name: sizes[name] for name in (CONFIG, MODULES) if name in sizes}
+    raise ConfigError(
+        [f"{model_id} has no {CONFIG} on the hub"],
+        hint="Use a repository with a checkpoint in transformers' format.",
+    )
 
 
 def wanted_files(sizes: Mapping[str, int], model_id: str) -> dict[str, int]:

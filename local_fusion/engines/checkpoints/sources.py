@@ -10,9 +10,9 @@ import threading
 from pathlib import Path
 
 from local_fusion.config.paths import HUB_ID, PACKAGE_PREFIX, looks_like_path
-from local_fusion.engines.checkpoints.cache import import_gguf
-from local_fusion.engines.checkpoints.folders import checkpoint_problem
-from local_fusion.engines.checkpoints.hub import find_on_hub
+from local_fusion.engines.checkpoints.cache import import_gguf, imported
+from local_fusion.engines.checkpoints.folders import CONFIG, checkpoint_problem, config_problem
+from local_fusion.engines.checkpoints.hub import find_config, find_on_hub
 from local_fusion.engines.checkpoints.worker import Progress
 from local_fusion.errors import ConfigError, SetupError
 
@@ -34,9 +34,50 @@ def resolve(
     Without `make` nothing is imported or downloaded, nor is a file read as a whole. Raises `ConfigError` if the source
     is wrong or broken, `SetupError` if this machine lacks something for it or it would have to be made.
     """
+    path = _local(source)
+    if path is None:
+        return find_on_hub(source, make=make, progress=progress, stop=stop)
+    if path.is_dir():
+        if problem := checkpoint_problem(path):
+            raise ConfigError([problem], hint="A checkpoint folder has config.json, weights and a tokenizer.")
+        return path
+    if path.suffix.lower() != ".gguf":
+        raise ConfigError(
+            [f"{path} is a file, but not a GGUF file"], hint="Name the folder of the checkpoint, or a .gguf file."
+        )
+    name = source if source.startswith(PACKAGE_PREFIX) else str(path)
+    return import_gguf(path, source=name, make=make, progress=progress, stop=stop)
+
+
+def locate(
+    source: str, *, fetch: bool = False, progress: Progress = _silent, stop: threading.Event | None = None
+) -> Path:
+    """What there is to plan a model by: a folder with config.json, a file like it (`*.json`), or a GGUF file.
+
+    Weights need not be there. Nothing is imported, and nothing downloaded but, with `fetch`, a hub id's config.json.
+    Raises `ConfigError` if the source is wrong, `SetupError` if not even that is on this machine.
+    """
+    path = _local(source)
+    if path is None:
+        return find_config(source, fetch=fetch, progress=progress, stop=stop)
+    if path.is_dir():
+        if problem := config_problem(path):
+            raise ConfigError([problem], hint="To plan a model without its weights, its config.json is enough.")
+        return path
+    if path.suffix.lower() == ".gguf":
+        return imported(path) or path
+    if path.suffix.lower() != ".json":
+        raise ConfigError(
+            [f"{path} is neither a GGUF file nor a config.json"],
+            hint="Name the folder of the checkpoint, its config.json, or a .gguf file.",
+        )
+    return path.parent if path.name == CONFIG else path
+
+
+def _local(source: str) -> Path | None:
+    """The existing file or folder that `source` names, as an absolute path; None for a hub id."""
     if source.startswith(PACKAGE_PREFIX):
-        path = _in_package(source)
-        return import_gguf(path, source=source, make=make, progress=progress, stop=stop)
+        return _in_package(source)
     try:
         path = Path(source).expanduser()
     except RuntimeError:
@@ -45,17 +86,8 @@ def resolve(
             hint="Write the whole path.",
         ) from None
     # Not through pathlib, which raises for names that no file could have.
-    if os.path.isdir(path):
-        if problem := checkpoint_problem(path):
-            raise ConfigError([problem], hint="A checkpoint folder has config.json, weights and a tokenizer.")
+    if os.path.exists(path):
         return path.absolute()
-    if os.path.isfile(path):
-        if path.suffix.lower() != ".gguf":
-            raise ConfigError(
-                [f"{path} is a file, but not a GGUF file"], hint="Name the folder of the checkpoint, or a .gguf file."
-            )
-        path = path.absolute()
-        return import_gguf(path, source=str(path), make=make, progress=progress, stop=stop)
     if looks_like_path(source):
         raise ConfigError([f"{path.absolute()} does not exist"], hint=_nearest(path))
     if not HUB_ID.fullmatch(source):
@@ -63,7 +95,7 @@ def resolve(
             [f"{source!r} is neither a local path nor a hub id"],
             hint="Write a hub id as ORGANISATION/MODEL, a folder or a GGUF file with a leading / or ./",
         )
-    return find_on_hub(source, make=make, progress=progress, stop=stop)
+    return None
 
 
 def _nearest(path: Path) -> str:
