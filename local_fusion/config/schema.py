@@ -22,6 +22,18 @@ class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def _planned(value: Any) -> Any:
+    """`auto`, said aloud: the planner decides, as where nothing is said."""
+    return None if value == "auto" else value
+
+
+# What the planner decides unless it is given.
+PlannedInt = Annotated[int | None, BeforeValidator(_planned, json_schema_input_type=int | Literal["auto"] | None)]
+PlannedBytes = Annotated[
+    Bytes | None, BeforeValidator(_planned, json_schema_input_type=int | str | Literal["auto"] | None)
+]
+
+
 class ModelConfig(Strict):
     """One open-weight model and how its engine runs it. What is left out is decided by the planner."""
 
@@ -29,11 +41,19 @@ class ModelConfig(Strict):
         description="Hub id (`Qwen/Qwen3-8B`), local folder, GGUF file, or `package:NAME/FILE.gguf` for a GGUF file "
         "inside an installed Python package."
     )
-    max_model_len: int | None = Field(None, ge=128, description="Context in tokens. Default: what the model has.")
+    max_model_len: PlannedInt = Field(
+        None,
+        ge=128,
+        description="Context in tokens. Default, `auto`: the model's own up to 16384, and less where memory is short.",
+    )
     gpus: list[int] | None = Field(None, min_length=1, description="Pin the engine to these GPUs.")
-    tensor_parallel: int | None = Field(None, ge=1, description="GPUs one engine is split over.")
-    kv_cache_bytes: Bytes | None = Field(None, description="KV cache of each GPU; default: planned.")
-    kv_cache_dtype: Literal["auto", "fp8", "fp8_e4m3", "fp8_e5m2"] = Field("auto", description="Type of the KV cache.")
+    tensor_parallel: PlannedInt = Field(
+        None, ge=1, description="GPUs one engine is split over. Default, `auto`: planned."
+    )
+    kv_cache_bytes: PlannedBytes = Field(None, description="KV cache of each GPU. Default, `auto`: planned.")
+    kv_cache_dtype: Literal["auto", "fp8", "fp8_e4m3", "fp8_e5m2"] = Field(
+        "auto", description="Type of the KV cache. `auto`: the model's own; fp8 halves it and costs some quality."
+    )
     max_num_seqs: int = Field(64, ge=1, description="Most sequences one engine runs at the same time.")
     max_num_batched_tokens: int | None = Field(None, ge=128, description="Most tokens of one engine step.")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
@@ -167,7 +187,10 @@ class EngineSettings(Strict):
     start_seconds: Seconds = Field(900, description="Give up on an engine that is not ready by then.")
     stop_seconds: Seconds = Field(10, description="Grace between asking an engine to stop and killing it.")
     restarts: int = Field(5, ge=0, description="Restarts in a row after crashes before an engine counts as broken.")
-    memory_share: float = Field(0.85, gt=0, le=1, description="Share of the free memory that may be used (CPU).")
+    memory_share: float = Field(0.85, gt=0, le=1, description="Share of the free RAM that may be used.")
+    gpu_reserve: Bytes | None = Field(
+        None, description="Memory of each GPU that is left alone. Default: 2 % of it, for what allocators waste."
+    )
 
 
 class ServerConfig(Strict):

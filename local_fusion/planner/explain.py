@@ -1,8 +1,17 @@
-"""A plan's refusals, in words."""
+"""A plan in words: its refusals, and why each model is where it is and not elsewhere."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from local_fusion.config.quantities import format_bytes
 from local_fusion.errors import Refused
+from local_fusion.hardware.devices import Device
+from local_fusion.planner.drafting import Draft, draft
+from local_fusion.planner.inputs import Inputs
+from local_fusion.planner.placement.goals import TIE, Goals
+from local_fusion.planner.placement.problem import Option
 from local_fusion.planner.plan import Plan
 
 
@@ -13,8 +22,115 @@ def refusal_error(plan: Plan) -> Refused:
     for refusal in plan.refusals:
         lines.append(f"  {refusal.model}: {refusal.reason}")
         lines += [f"      would fit: {suggestion}" for suggestion in refusal.suggestions]
-    if any(refusal.suggestions for refusal in plan.refusals):
-        hint = "Make one of these changes to the configuration, or take the models out of it."
-    else:
-        hint = "No single change was found: use smaller or quantized models, or take some out of the configuration."
-    return Refused("\n".join(lines), hint=hint)
+    return Refused("\n".join(lines), hint=_hint(any(refusal.suggestions for refusal in plan.refusals)))
+
+
+def turns_error(plan: Plan) -> Refused:
+    """The error for a plan that only works in turns, where every engine is to be awake."""
+    waiting = [placement for placement in plan.placements if placement.turns is not None]
+    lines = [
+        f"{len(waiting)} of {len(plan.placements)} models fit only in turns with others, which cannot be served yet:"
+    ]
+    for placement in waiting:
+        assert placement.turns is not None
+        lines.append(f"  {placement.model}, instead of {_and(placement.turns.instead_of)}: {placement.turns.reason}")
+        lines += [f"      all would fit: {suggestion}" for suggestion in placement.turns.suggestions]
+    return Refused("\n".join(lines), hint=_hint(any(each.turns and each.turns.suggestions for each in waiting)))
+
+
+def _hint(ways: bool) -> str:
+    if ways:
+        return "Make one of these changes to the configuration, or take the models out of it."
+    return "No single change was found: use smaller or quantized models, or take some out of the configuration."
+
+
+def _and(names: tuple[str, ...]) -> str:
+    return " and ".join(names) if names else "others that take turns"
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """Another way to run a model, and what would be worse if everything else were then placed as well as possible."""
+
+    what: str
+    worse: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a model is where it is: `chosen`, and what else could have been."""
+
+    model: str
+    chosen: str
+    alternatives: tuple[Alternative, ...]
+
+
+def explain(inputs: Inputs, plan: Plan) -> tuple[Reason, ...]:
+    """For each placed model, the other ways to run it, each planned with everything else.
+
+    Devices that are alike and hold alike are told once. `plan` must be the plan of `inputs`.
+    """
+    made = draft(inputs)
+    return tuple(
+        Reason(
+            placement.model,
+            _where(placement.devices, inputs.rig.devices),
+            tuple(_alternatives(inputs, made, placement.model)),
+        )
+        for placement in plan.placements
+    )
+
+
+def _alternatives(inputs: Inputs, made: Draft, model: str) -> Iterator[Alternative]:
+    home = made.homes()[model]
+    told: set[tuple[str, str]] = set()
+    for option in made.options[model]:
+        if option.devices == home.option.devices:
+            continue
+        what = _where([inputs.rig.devices[each].index for each in option.devices], inputs.rig.devices)
+        worse = _worse(inputs, made, model, option)
+        kind = (f"{len(option.devices)}", worse)
+        if kind not in told:
+            told.add(kind)
+            yield Alternative(what, worse)
+
+
+def _worse(inputs: Inputs, made: Draft, model: str, option: Option) -> str:
+    """What the best placement with `model` run by `option` does worse."""
+    least, room = option.need.least_bytes, min(made.problem.room[device] for device in option.devices)
+    if least > room:
+        return f"it needs {format_bytes(least)} there, and {format_bytes(max(0, room))} are free"
+    indices = [inputs.rig.devices[device].index for device in option.devices]
+    changed = inputs.config.models[model].model_copy(update={"gpus": indices, "tensor_parallel": None})
+    config = inputs.config.model_copy(update={"models": {**inputs.config.models, model: changed}})
+    other = draft(replace(inputs, config=config))
+    return _difference(made.found.goals, other.found.goals)
+
+
+def _difference(here: Goals, there: Goals) -> str:
+    """The first goal, in their order, in which `there` is worse."""
+    told = (
+        (here.served, there.served, "{} fusions could be served, not {}"),
+        (here.homes, there.homes, "{} models would have a home, not {}"),
+        (here.together, there.together, "{} fusions could be awake as a whole, not {}"),
+        (here.resident_fusions, there.resident_fusions, "{} fusions would be awake all the time, not {}"),
+        (here.residents, there.residents, "{} models would be awake all the time, not {}"),
+    )
+    for ours, theirs, text in told:
+        if theirs < ours:
+            return text.format(theirs, ours)
+    if there.collisions > here.collisions:
+        return f"{there.collisions} pairs of a panel would share a GPU, not {here.collisions}"
+    if there.concurrency < here.concurrency * (1 - TIE):
+        return f"the weakest would have {there.concurrency:.2f} requests at once, not {here.concurrency:.2f}"
+    if there.ranks > here.ranks:
+        return f"it would take {there.ranks} GPUs in all, not {here.ranks}"
+    return "nothing: both are as good"
+
+
+def _where(indices: Iterable[int], devices: tuple[Device, ...]) -> str:
+    if devices and devices[0].kind == "cpu":
+        return "on the CPU"
+    listed = list(indices)
+    names = " and ".join(str(index) for index in listed)
+    return f"on GPU {names}" if len(listed) == 1 else f"split over GPUs {names}"

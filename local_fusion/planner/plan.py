@@ -4,55 +4,74 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from local_fusion.hardware.devices import Device
+from local_fusion.planner.memory.need import Overhead
+
+Asleep = Literal["level 1", "level 2", "stopped"]
+"""What a model that takes turns does while it is not awake: weights kept in host RAM, weights dropped, process gone."""
 
 
 @dataclass(frozen=True, slots=True)
-class ModelFacts:
-    """What planning needs to know of one checkpoint. `kv_bytes_per_token` and `weights_bytes` are for the whole model.
+class Turns:
+    """How a model that does not fit beside the others runs: `instead_of` must be asleep while it is awake.
 
-    `kv_heads` bounds tensor parallelism; `max_model_len` is the longest context the model was made for, in tokens.
-    `estimated` says that some number is a conservative guess (unknown architecture), with the reason.
+    `reason` says what kept it from being awake all the time, with bytes needed and available on a device;
+    `suggestions` would let it be.
     """
 
-    architecture: str
-    weights_bytes: int
-    kv_bytes_per_token: int
-    max_model_len: int
-    vocab_size: int
-    hidden_size: int
-    attention_heads: int
-    kv_heads: int
-    estimated: str | None = None
+    instead_of: tuple[str, ...]
+    reason: str
+    needed_bytes: int
+    available_bytes: int
+    suggestions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
     """On which devices one model runs. Bytes are per device (per tensor-parallel rank).
 
-    `overhead_bytes` is what the engine takes beside weights and KV cache. `cores` are the CPU cores its threads are
-    bound to (CPU engines only).
+    `overhead` is what the engine takes beside weights and KV cache. `resident`: awake together with all other resident
+    models; else `turns` says how. `asleep` is what it does when it has to make room, which is None where it never has
+    to; then `sleeping_bytes` stay on each device and `host_bytes` of host RAM are held for each. `measured` names the
+    numbers that a real start has shown. `cores` are the CPU cores its threads are bound to (CPU engines only).
     """
 
     model: str
     checkpoint: Path
     devices: tuple[int, ...]
-    kind: str
+    kind: Literal["cuda", "cpu"]
     tensor_parallel: int
     weights_bytes: int
     kv_cache_bytes: int
     kv_bytes_per_token: int
-    overhead_bytes: int
+    overhead: Overhead
     max_model_len: int
     max_concurrent_requests: float
     cores: tuple[int, ...] = ()
     resident: bool = True
+    turns: Turns | None = None
+    asleep: Asleep | None = None
+    sleeping_bytes: int = 0
+    host_bytes: int = 0
+    measured: frozenset[str] = frozenset()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def overhead_bytes(self) -> int:
+        """All of the overhead."""
+        return self.overhead.total
+
+    @property
+    def awake_bytes(self) -> int:
+        """What it holds of each device while it is awake."""
+        return self.weights_bytes + self.kv_cache_bytes + self.overhead_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A model that does not fit: bytes needed at least, bytes available at most, and what would make it fit."""
+    """A model that fits nowhere: bytes needed at least, bytes available at most, and what would make it fit."""
 
     model: str
     reason: str
@@ -62,10 +81,26 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
+class Solver:
+    """How the plan was found. `gap` is how far the weakest fusion's concurrency may be below what is possible.
+
+    `status` is "optimal" (nothing better exists), "feasible" (the time limit came first) or "greedy" (no solver ran).
+    `gap` is a share from 0 to 1, None where nothing bounds it. `seconds` is the time that solving took.
+    """
+
+    status: Literal["optimal", "feasible", "greedy"]
+    gap: float | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """All placements and refusals over the devices."""
+    """All placements and refusals over the devices. `usable` is what may be planned of each device, in bytes."""
 
     devices: tuple[Device, ...]
+    usable: tuple[int, ...]
     placements: tuple[Placement, ...]
-    refusals: tuple[Refusal, ...] = ()
+    refusals: tuple[Refusal, ...]
+    solver: Solver
+    host_ram_bytes: int | None = None
     notes: tuple[str, ...] = ()

@@ -1,137 +1,213 @@
-"""What would make a refused model fit. Every way is planned again before it is told."""
+"""What would give a model a place. Every way is planned again before it is told; those that cost least come first."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any
+from typing import Any, Literal
 
-from local_fusion.config.schema import Config
+from local_fusion.config.quantities import format_bytes
 from local_fusion.hardware.devices import Device
-from local_fusion.planner.assignment import Assignment, assign, usable_bytes
-from local_fusion.planner.needs import GIB, Impossible, context_of
-from local_fusion.planner.plan import ModelFacts
+from local_fusion.planner.drafting import Draft, draft
+from local_fusion.planner.facts.model import ModelFacts, WeightGroup
+from local_fusion.planner.inputs import Inputs
+from local_fusion.planner.memory.need import Impossible
+from local_fusion.planner.memory.needs import need
+from local_fusion.planner.placement.cp_sat import Limits
 
+_GIB = 1024**3
 _CONTEXT_STEP = 512  # tokens
 _LEAST_STEPS = 2  # shorter contexts are of no use to anyone
 _MOST_CARDS = 8
 _MOST_GIB = 288  # the largest GPU one can buy
 _MOST_RAM_GIB = 4096
+_TOP_SIZE = 16  # of tensor parallelism
+# AWQ and GPTQ in groups of 128: four bits, and for each group a 16-bit scale and a four-bit zero point.
+_BYTES_IN_4_BIT = 0.5 + (2 + 0.5) / 128
+_LINEAR = ("split", "kv_heads")
+
+Wanted = Literal["a home", "awake"]
+
+
+def ways_out(model: str, inputs: Inputs, made: Draft) -> tuple[str, ...]:
+    """Single changes each of which gives `model` a home without another model losing its own; may be empty."""
+    return tuple(dict.fromkeys(_ways(_Case(model, inputs, made, "a home"))))
+
+
+def ways_to_reside(model: str, inputs: Inputs, made: Draft) -> tuple[str, ...]:
+    """Single changes each of which keeps `model` awake, and all the others as well; may be empty."""
+    return tuple(dict.fromkeys(_ways(_Case(model, inputs, made, "awake"))))
 
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """One refused model within everything that was to be placed."""
+    """One model within everything that was to be placed, and what is wanted for it."""
 
     model: str
-    config: Config
-    facts: Mapping[str, ModelFacts]
-    devices: Sequence[Device]
-    refused: frozenset[str]
+    inputs: Inputs
+    made: Draft
+    wanted: Wanted
 
-    def fits(
-        self,
-        *,
-        config: Config | None = None,
-        facts: Mapping[str, ModelFacts] | None = None,
-        devices: Sequence[Device] | None = None,
-    ) -> bool:
-        """Whether the model is placed with these changes, and no other one is refused that was not before."""
-        outcome = assign(config or self.config, facts or self.facts, self.devices if devices is None else devices)
-        still = {unplaced.model for unplaced in outcome.unplaced}
-        return self.model not in still and still <= self.refused
+    def works(self, inputs: Inputs) -> bool:
+        """Whether these inputs would do, for this model and everyone who has what is wanted now.
 
-    def fits_with(self, **options: Any) -> bool:
-        """Whether other options of the model itself would do."""
-        return self.fits(config=self.with_options(**options))
+        A quick plan is enough: one that gives everybody a home, or keeps everybody awake, is matched by any better one.
+        Where some other model has no home anyway, all that is promised is that this one would not be refused.
+        """
+        made = draft(replace(inputs, limits=Limits(effort=0)))
+        homes = made.homes()
+        if self.wanted == "awake":
+            return homes.keys() >= inputs.facts.keys() and all(home.resident for home in homes.values())
+        return homes.keys() >= (self.made.homes().keys() & inputs.facts.keys()) | {self.model}
 
-    def with_options(self, **options: Any) -> Config:
-        changed = self.config.models[self.model].model_copy(update=options)
-        return self.config.model_copy(update={"models": {**self.config.models, self.model: changed}})
+    def with_options(self, **options: Any) -> Inputs:
+        """Other options of the model itself."""
+        config = self.inputs.config
+        changed = config.models[self.model].model_copy(update=options)
+        models = {**config.models, self.model: changed}
+        return replace(self.inputs, config=config.model_copy(update={"models": models}))
+
+    def with_devices(self, *devices: Device) -> Inputs:
+        return replace(self.inputs, rig=replace(self.inputs.rig, devices=devices))
+
+    @property
+    def on_gpu(self) -> bool:
+        return any(device.kind == "cuda" for device in self.inputs.rig.devices)
 
 
-def ways_out(
-    model: str, config: Config, facts: Mapping[str, ModelFacts], devices: Sequence[Device], outcome: Assignment
-) -> tuple[str, ...]:
-    """Single changes each of which makes `model` fit without another model losing its place; may be empty."""
-    refused = frozenset(unplaced.model for unplaced in outcome.unplaced)
-    case = _Case(model, config, facts, devices, refused)
-    found = [*_other_options(case), *_other_models(case, outcome), *_more_memory(case)]
-    return tuple(dict.fromkeys(found))
+def _ways(case: _Case) -> Iterator[str]:
+    yield from _less_context(case)
+    yield from _other_options(case)
+    yield from _other_devices(case)
+    yield from _fewer_bits(case)
+    yield from _other_models(case)
+    yield from _more_memory(case)
+
+
+def _less_context(case: _Case) -> Iterator[str]:
+    model, facts = case.inputs.config.models[case.model], case.inputs.facts[case.model]
+    kind = case.inputs.rig.devices[0].kind if case.inputs.rig.devices else "cpu"
+    try:
+        context = need(model, facts, 1, kind).least_context
+    except Impossible:
+        context = min(model.max_model_len or facts.max_model_len, facts.max_model_len + _CONTEXT_STEP)
+    steps = _most(
+        lambda step: case.works(case.with_options(max_model_len=step * _CONTEXT_STEP)),
+        _LEAST_STEPS,
+        (context - 1) // _CONTEXT_STEP,
+    )
+    if steps is not None:
+        yield f"a shorter context: `max_model_len: {steps * _CONTEXT_STEP}`"
 
 
 def _other_options(case: _Case) -> Iterator[str]:
-    model, facts = case.config.models[case.model], case.facts[case.model]
-    on_gpu = any(device.kind == "cuda" for device in case.devices)
-    try:
-        context = context_of(model, facts)
-    except Impossible:
-        context = facts.max_model_len + _CONTEXT_STEP
-    longest = (context - 1) // _CONTEXT_STEP
-    steps = _most(lambda step: case.fits_with(max_model_len=step * _CONTEXT_STEP), _LEAST_STEPS, longest)
-    if steps is not None:
-        yield f"a shorter context: `max_model_len: {steps * _CONTEXT_STEP}`"
-    if on_gpu and not model.kv_cache_dtype.startswith("fp8"):
-        smaller = replace(facts, kv_bytes_per_token=-(-facts.kv_bytes_per_token // 2))
-        if case.fits(config=case.with_options(kv_cache_dtype="fp8"), facts={**case.facts, case.model: smaller}):
-            yield "a smaller KV cache: `kv_cache_dtype: fp8`"
-    if on_gpu and not model.eager and case.fits_with(eager=True):
-        yield "no CUDA graphs: `eager: true`"
-    if model.gpus is not None and case.fits_with(gpus=None):
-        yield "leave out `gpus`: elsewhere it fits"
-    if model.tensor_parallel is not None and case.fits_with(gpus=None, tensor_parallel=None):
-        yield f"leave out `tensor_parallel`{' and `gpus`' if model.gpus is not None else ''}"
-    if model.kv_cache_bytes is not None and case.fits_with(kv_cache_bytes=None):
+    model = case.inputs.config.models[case.model]
+    if model.kv_cache_bytes is not None and case.works(case.with_options(kv_cache_bytes=None)):
         yield "leave out `kv_cache_bytes`: the planner then gives what there is"
+    if not case.on_gpu:
+        return
+    if model.eager is not True and case.works(case.with_options(eager=True)):
+        yield "no CUDA graphs: `eager: true`"
+    if not model.kv_cache_dtype.startswith("fp8") and case.works(case.with_options(kv_cache_dtype="fp8")):
+        yield "a smaller KV cache: `kv_cache_dtype: fp8`"
+    for sequences in (16, 4):
+        if sequences < model.max_num_seqs and case.works(case.with_options(max_num_seqs=sequences)):
+            yield f"fewer sequences at the same time: `max_num_seqs: {sequences}`"
+            return
 
 
-def _other_models(case: _Case, outcome: Assignment) -> Iterator[str]:
+def _other_devices(case: _Case) -> Iterator[str]:
+    """Other GPUs, or more of them, than the configuration allows."""
+    model = case.inputs.config.models[case.model]
+    if model.gpus is None and model.tensor_parallel is None:
+        return
+    free = draft(replace(case.with_options(gpus=None, tensor_parallel=None), limits=Limits(effort=0)))
+    home = free.homes().get(case.model)
+    if home is None or not case.works(case.with_options(gpus=None, tensor_parallel=None)):
+        return
+    indices = [case.inputs.rig.devices[device].index for device in home.option.devices]
+    names = " and ".join(str(index) for index in indices)
+    if len(indices) == 1:
+        yield f"GPU {names}: `gpus: [{names}]`, or leave out `gpus` and `tensor_parallel`"
+    else:
+        yield f"split over GPUs {names}: `gpus: {indices}`, or leave out `gpus` and `tensor_parallel`"
+
+
+def _fewer_bits(case: _Case) -> Iterator[str]:
+    facts = case.inputs.facts[case.model]
+    small = in_4_bit(facts)
+    if small.weights_bytes >= 0.75 * facts.weights_bytes:
+        return
+    changed = case.with_options(quantization=None)
+    if case.works(replace(changed, facts={**case.inputs.facts, case.model: small})):
+        yield f"a 4-bit checkpoint of the model (AWQ or GPTQ): about {format_bytes(small.weights_bytes)} of weights"
+
+
+def in_4_bit(facts: ModelFacts) -> ModelFacts:
+    """The model with its linear layers in four bits, as AWQ and GPTQ store them; what is smaller already stays."""
+
+    def small(group: WeightGroup) -> WeightGroup:
+        size = round(group.parameters * _BYTES_IN_4_BIT)
+        linear = group.sharding in _LINEAR and group.name != "vision"
+        return replace(group, bytes=size) if linear and size < group.bytes else group
+
+    return replace(
+        facts, weights=tuple(small(group) for group in facts.weights), fingerprint=f"{facts.fingerprint}-4bit"
+    )
+
+
+def _other_models(case: _Case) -> Iterator[str]:
     """The one or two placed models, of the least weight, whose place would do; else all other models."""
+    facts = case.inputs.facts
 
     def weight(names: tuple[str, ...]) -> int:
-        return sum(case.facts[name].weights_bytes for name in names)
+        return sum(facts[name].weights_bytes for name in names)
 
-    others = [engine.model for engine in outcome.placed]
+    others = [name for name in case.made.homes() if name != case.model]
+    if case.wanted == "a home":
+        return  # it fits nowhere even by itself: others that are asleep are in nobody's way
     for count in (1, 2, len(others)):
         for names in sorted(combinations(others, count), key=weight):
-            if case.fits(facts={name: facts for name, facts in case.facts.items() if name not in names}):
+            kept: Mapping[str, ModelFacts] = {name: each for name, each in facts.items() if name not in names}
+            if case.works(replace(case.inputs, facts=kept)):
                 yield f"fewer models: take out {' and '.join(f'`{name}`' for name in names)}"
                 return
 
 
 def _more_memory(case: _Case) -> Iterator[str]:
-    on_gpu = any(device.kind == "cuda" for device in case.devices)
-    if not case.devices:
+    devices = case.inputs.rig.devices
+    if not devices:
         return
-    if on_gpu:
-        model, index = max(case.devices, key=usable_bytes), 1 + max(device.index for device in case.devices)
+    if not case.on_gpu:
+        (device, *others) = devices
 
-        def with_cards(count: int) -> bool:
-            more = (replace(model, index=index + position) for position in range(count))
-            return case.fits(devices=(*case.devices, *more))
+        def with_memory(gibs: int) -> bool:
+            more = gibs * _GIB
+            larger = replace(device, total_bytes=device.total_bytes + more, free_bytes=device.free_bytes + more)
+            return case.works(case.with_devices(larger, *others))
 
-        def with_card(gibs: int) -> bool:
-            card = Device(index, f"{model.name} (larger)", "cuda", gibs * GIB, gibs * GIB)
-            return case.fits(devices=(*case.devices, card))
-
-        count = _least(with_cards, 1, _MOST_CARDS)
-        if count is not None:
-            yield f"{count} more GPU{'s' if count > 1 else ''} like GPU {model.index} ({model.name})"
-        gibs = _least(with_card, 1, _MOST_GIB)
+        gibs = _least(with_memory, 1, _MOST_RAM_GIB)
         if gibs is not None:
-            yield f"a GPU with {gibs} GiB free beside those there are"
+            yield f"{gibs} GiB more free memory"
         return
-    (device, *_) = case.devices
+    model = max(devices, key=lambda device: device.free_bytes)
+    index = 1 + max(device.index for device in devices)
 
-    def with_memory(gibs: int) -> bool:
-        more = gibs * GIB
-        larger = replace(device, total_bytes=device.total_bytes + more, free_bytes=device.free_bytes + more)
-        return case.fits(devices=(larger, *case.devices[1:]))
+    def with_cards(count: int) -> bool:
+        more = (replace(model, index=index + position, free_bytes=model.total_bytes) for position in range(count))
+        return case.works(case.with_devices(*devices, *more))
 
-    gibs = _least(with_memory, 1, _MOST_RAM_GIB)
+    def with_card(gibs: int) -> bool:
+        card = Device(index, f"{gibs} GiB GPU", "cuda", gibs * _GIB, gibs * _GIB)
+        return case.works(case.with_devices(*devices, card))
+
+    count = _least(with_cards, 1, _MOST_CARDS)
+    if count is not None:
+        yield f"{count} more GPU{'s' if count > 1 else ''} like GPU {model.index} ({model.name})"
+    gibs = _least(with_card, 1, _MOST_GIB)
     if gibs is not None:
-        yield f"{gibs} GiB more free memory"
+        yield f"a GPU more, with {gibs} GiB"
 
 
 def _most(fits: Callable[[int], bool], low: int, high: int) -> int | None:

@@ -1,0 +1,56 @@
+"""Homes for all models, before they are put into words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from local_fusion.planner.inputs import Inputs
+from local_fusion.planner.memory.need import Impossible
+from local_fusion.planner.placement.options import Knowledge, build_problem, ways_to_run, without_sleep
+from local_fusion.planner.placement.place import Found, place
+from local_fusion.planner.placement.problem import Home, Option, Problem
+from local_fusion.planner.placement.turns import put_to_sleep
+from local_fusion.planner.shortages import Shortage, shortage
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A placement as it was found, before it is put into words: `refused` have no home, and why."""
+
+    problem: Problem
+    found: Found
+    options: Mapping[str, tuple[Option, ...]]
+    refused: Mapping[str, Shortage]
+
+    def homes(self) -> Mapping[str, Home]:
+        """Each placed model's home."""
+        return {self.problem.engines[engine].name: home for engine, home in self.found.assignment.items()}
+
+
+def draft(inputs: Inputs) -> Draft:
+    """Find homes for all models: awake at the same time if they fit, else in turns."""
+    options: dict[str, tuple[Option, ...]] = {}
+    refused: dict[str, Shortage] = {}
+    for name in _names(inputs):
+        try:
+            known = Knowledge(inputs.measurements, inputs.vllm)
+            options[name] = ways_to_run(inputs.config.models[name], inputs.facts[name], inputs.rig, known)
+        except Impossible as error:
+            refused[name] = Shortage(str(error), error.needed, error.available)
+    problem = build_problem(inputs.config, options, inputs.rig)
+    found = place(problem, inputs.limits)
+    stopped = build_problem(inputs.config, {name: without_sleep(each) for name, each in options.items()}, inputs.rig)
+    if found.goals.residents < len(problem.engines) and stopped != problem:
+        # What sleeping engines leave behind may be what keeps others from having a home.
+        other = place(stopped, inputs.limits)
+        if other.goals.counts[:-1] > found.goals.counts[:-1]:
+            found = replace(other, assignment=put_to_sleep(problem, stopped, other.assignment))
+    for engine, each in enumerate(problem.engines):
+        if engine not in found.assignment:
+            refused[each.name] = shortage(options[each.name], problem.room, inputs.rig.devices)
+    return Draft(problem, found, options, refused)
+
+
+def _names(inputs: Inputs) -> list[str]:
+    return [name for name in inputs.config.models if name in inputs.facts]

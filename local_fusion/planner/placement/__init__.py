@@ -1,0 +1,1 @@
+"""Which engine goes on which devices: the problem, a greedy answer, CP-SAT's answer, and how any answer is scored."""

@@ -1,0 +1,134 @@
+"""The plan: placements with their bytes and cores, refusals with their ways out, and what the reader should know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from local_fusion.config.quantities import format_bytes
+from local_fusion.config.schema import ModelConfig
+from local_fusion.planner.drafting import Draft, draft
+from local_fusion.planner.inputs import Inputs
+from local_fusion.planner.placement.problem import Option
+from local_fusion.planner.placement.shares import share_cores, share_kv_cache
+from local_fusion.planner.placement.turns import instead_of, levels, room_beside
+from local_fusion.planner.plan import Placement, Plan, Refusal, Turns
+from local_fusion.planner.shortages import shortage_beside
+from local_fusion.planner.ways_out import ways_out, ways_to_reside
+
+
+def make_plan(inputs: Inputs) -> Plan:
+    """Place every model of the configuration that there are facts about.
+
+    A model that fits nowhere becomes a refusal, and the others keep their places: whether to go on is the caller's
+    choice. Pure: the same inputs give the same plan.
+    """
+    made = draft(inputs)
+    placements = tuple(
+        replace(placement, turns=replace(placement.turns, suggestions=ways_to_reside(placement.model, inputs, made)))
+        if placement.turns
+        else placement
+        for placement in _placements(inputs, made)
+    )
+    refusals = tuple(
+        Refusal(name, short.reason, short.needed, short.available, ways_out(name, inputs, made))
+        for name, short in sorted(made.refused.items(), key=lambda each: list(inputs.config.models).index(each[0]))
+    )
+    return Plan(
+        devices=inputs.rig.devices,
+        usable=made.problem.room,
+        placements=placements,
+        refusals=refusals,
+        solver=made.found.solver,
+        host_ram_bytes=inputs.rig.host_ram_bytes,
+        notes=tuple(_notes(inputs, made, placements)),
+    )
+
+
+def _placements(inputs: Inputs, made: Draft) -> Iterator[Placement]:
+    problem, assignment = made.problem, made.found.assignment
+    kv = dict(share_kv_cache(problem, assignment).kv_bytes)
+    turns: dict[int, Turns] = {}
+    for engine, home in assignment.items():
+        if home.resident:
+            continue
+        victims = instead_of(problem, assignment, kv, engine)
+        free = min(room_beside(problem, assignment, kv, engine, victims).values())
+        kv[engine] = min(kv[engine], max(home.option.need.kv_least, free - home.option.need.fixed_bytes))
+        short = shortage_beside(problem, assignment, engine, inputs.rig.devices)
+        names = tuple(problem.engines[other].name for other in sorted(victims))
+        turns[engine] = Turns(names, short.reason, short.needed, short.available)
+    moving = frozenset(turns) | {problem.positions[name] for each in turns.values() for name in each.instead_of}
+    asleep_as = levels(assignment, moving, inputs.rig.host_ram_bytes)
+    cores = _cores(inputs, made)
+    for engine in sorted(assignment):
+        home, name = assignment[engine], problem.engines[engine].name
+        need, devices = home.option.need, home.option.devices
+        asleep = asleep_as.get(engine)
+        context = need.context if kv[engine] >= need.kv_wanted else need.pool.longest_context(kv[engine])
+        yield Placement(
+            model=name,
+            checkpoint=inputs.checkpoints[name],
+            devices=tuple(inputs.rig.devices[device].index for device in devices),
+            kind=inputs.rig.devices[devices[0]].kind,
+            tensor_parallel=need.tensor_parallel,
+            weights_bytes=need.weights_bytes,
+            kv_cache_bytes=kv[engine],
+            kv_bytes_per_token=need.pool.bytes_per_token,
+            overhead=need.overhead,
+            max_model_len=context,
+            max_concurrent_requests=_concurrent(inputs.config.models[name], home.option, kv[engine], context),
+            cores=cores.get(engine, ()),
+            resident=home.resident,
+            turns=turns.get(engine),
+            asleep=asleep,
+            sleeping_bytes=need.sleeping_bytes if asleep in ("level 1", "level 2") else 0,
+            host_bytes=need.host_bytes if asleep == "level 1" else 0,
+            measured=need.measured,
+            warnings=inputs.facts[name].warnings,
+        )
+
+
+def _concurrent(model: ModelConfig, option: Option, kv_bytes: int, context: int) -> float:
+    """How many requests of a whole context the KV cache holds at the same time, as far as the engine runs that many."""
+    return min(float(model.max_num_seqs), round(option.need.pool.requests(kv_bytes, context), 2))
+
+
+def _cores(inputs: Inputs, made: Draft) -> dict[int, tuple[int, ...]]:
+    cores: dict[int, tuple[int, ...]] = {}
+    for position, device in enumerate(inputs.rig.devices):
+        if device.kind == "cpu":
+            here = [engine for engine, home in sorted(made.found.assignment.items()) if position in home.option.devices]
+            cores |= dict(zip(here, share_cores(device.cores, len(here)), strict=True))
+    return cores
+
+
+def _notes(inputs: Inputs, made: Draft, placements: tuple[Placement, ...]) -> Iterator[str]:
+    for placement in placements:
+        model, known = inputs.config.models[placement.model], inputs.facts[placement.model]
+        if model.max_model_len is None and placement.max_model_len < known.max_model_len:
+            if model.kv_cache_bytes is not None:
+                why = "what `kv_cache_bytes` hold"
+            elif placement.max_model_len < made.homes()[placement.model].option.need.context:
+                why = "what memory is left holds"
+            else:
+                why = "set `max_model_len` for more"
+            yield f"{placement.model}: context of {placement.max_model_len} of {known.max_model_len} tokens ({why})"
+        for warning in placement.warnings:
+            yield f"{placement.model}: {warning}"
+        pinned = [device for device in inputs.rig.devices if device.index in placement.devices]
+        if len({(device.name, device.total_bytes) for device in pinned}) > 1:
+            yield f"{placement.model}: pinned to GPUs that are not alike; the smaller one sets the pace"
+        elif len({device.island for device in pinned}) > 1:
+            yield f"{placement.model}: pinned to GPUs on different CPU sockets; expect slow tensor parallelism"
+    for device in inputs.rig.devices:
+        here = sum(device.index in placement.devices for placement in placements)
+        if device.kind == "cpu" and here > len(device.cores) > 0:
+            yield f"{here} engines share {len(device.cores)} CPU cores: they slow each other down"
+    sleepers = sum(
+        placement.host_bytes * placement.tensor_parallel for placement in placements if placement.asleep == "level 1"
+    )
+    if sleepers and inputs.rig.host_ram_bytes is None:
+        yield f"sleeping models take {format_bytes(sleepers)} of RAM, which is taken to be there (name it: `ram=…`)"
+    if made.found.note is not None:
+        yield made.found.note
