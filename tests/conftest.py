@@ -14,6 +14,7 @@ from local_fusion.engines.command import EngineCommand, engine_command
 from local_fusion.engines.engine import Engine
 from local_fusion.engines.host import EngineProcess, LocalHost
 from local_fusion.engines.runtime_folder import RuntimeFolder
+from local_fusion.planner.memory.need import Overhead
 from local_fusion.planner.plan import Placement
 from tests.fake_engine import FakeHost, Script
 
@@ -61,7 +62,7 @@ def placement(name: str = "qwen", **changes: Any) -> Placement:
         "weights_bytes": 2**28,
         "kv_cache_bytes": 2**26,
         "kv_bytes_per_token": 23040,
-        "overhead_bytes": 2**28,
+        "overhead": Overhead(process=2**28),
         "max_model_len": 4096,
         "max_concurrent_requests": 1.0,
     }

@@ -28,8 +28,9 @@ from local_fusion.engines.checkpoints.cache import cache_folder
 from local_fusion.engines.runtime_folder import private_base
 from local_fusion.errors import LocalFusionError
 from local_fusion.hardware.probe import probe_devices, why_no_gpu
-from local_fusion.planner.explain import refusal_error
-from local_fusion.runtime import plan_for, require_vllm, vllm_kind
+from local_fusion.planner.explain import refusal_error, turns_error
+from local_fusion.planner.planning import make_plan
+from local_fusion.runtime import gather, require_vllm, this_rig, vllm_kind
 
 State = Literal["ok", "warning", "problem"]
 MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "problem": ("✗", "red")}
@@ -146,15 +147,17 @@ def _configuration(config_path: Path | None) -> Iterator[Finding]:
         except LocalFusionError as error:
             yield Finding(f"model {name}", "problem", error.message, error.hint or f"local-fusion models pull {name}")
     if folders:
-        yield _checked("plan", lambda: _plan(config, folders))
+        yield _checked("plan", lambda: _plan(config, list(folders)))
     yield _disk()
     yield _port(config)
 
 
-def _plan(config: Config, folders: dict[str, Path]) -> str:
-    plan = plan_for(config, folders, probe_devices(share=config.engines.memory_share, kind=vllm_kind()))
+def _plan(config: Config, models: list[str]) -> str:
+    plan = make_plan(gather(config, this_rig(config), models=models))
     if plan.refusals:
         raise refusal_error(plan)
+    if not all(placement.resident for placement in plan.placements):
+        raise turns_error(plan)
     return "; ".join(
         f"{placement.model}: {format_bytes(placement.weights_bytes)} weights + "
         f"{format_bytes(placement.kv_cache_bytes)} KV cache + {format_bytes(placement.overhead_bytes)} overhead"
