@@ -64,6 +64,7 @@ def placement(name: str = "qwen", **changes: Any) -> Placement:
         "kv_bytes_per_token": 23040,
         "overhead": Overhead(process=2**28),
         "max_model_len": 4096,
+        "batched_tokens": 2048,
         "max_concurrent_requests": 1.0,
     }
     return Placement(**{**facts, **changes})

@@ -21,8 +21,7 @@ _SECRET_ENDINGS = ("_API_KEY", "_TOKEN", "_SECRET", "_PASSWORD", "_ACCESS_KEY", 
 # that know it guidance understands more of JSON schema (xgrammar refuses multipleOf, uniqueItems, pattern with length).
 _STRUCTURED_OUTPUTS = json.dumps({"backend": "guidance", "disable_any_whitespace": True})
 
-# vLLM's own default on large GPUs (8192) makes activations too big to share a GPU.
-_BATCHED_TOKENS = 2048
+_NOMINAL_KV_BYTES = 1024**2
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +44,15 @@ def engine_command(
     eager = on_cpu if model.eager is None else model.eager
     argv = [python, "-m", "vllm.entrypoints.openai.api_server"]
     argv += ["--model", str(placement.checkpoint), "--served-model-name", placement.model, "--uds", str(socket)]
-    argv += ["--kv-cache-memory-bytes", str(placement.kv_cache_bytes), "--max-model-len", str(placement.max_model_len)]
-    argv += ["--max-num-seqs", str(model.max_num_seqs), "--tensor-parallel-size", str(placement.tensor_parallel)]
+    # Without a cache (encoders) vLLM allocates nothing, but takes 0 for "not said" and would measure the whole device.
+    kv_cache_bytes = placement.kv_cache_bytes or _NOMINAL_KV_BYTES
+    argv += ["--kv-cache-memory-bytes", str(kv_cache_bytes), "--max-model-len", str(placement.max_model_len)]
+    argv += ["--max-num-seqs", str(model.max_num_seqs), "--max-num-batched-tokens", str(placement.batched_tokens)]
+    argv += ["--tensor-parallel-size", str(placement.tensor_parallel)]
     argv += ["--disable-uvicorn-access-log", "--structured-outputs-config", _STRUCTURED_OUTPUTS]
     if not on_cpu:
         # With explicit KV bytes vLLM still refuses to start when less than this share of the GPU is free.
         argv += ["--gpu-memory-utilization", "0.01"]
-    if batched := model.max_num_batched_tokens or (None if on_cpu else max(_BATCHED_TOKENS, model.max_num_seqs)):
-        argv += ["--max-num-batched-tokens", str(batched)]
     if eager:
         argv += ["--enforce-eager"]
     if model.dtype != "auto":

@@ -48,9 +48,9 @@ class Lessons:
         ranks = placement.tensor_parallel
         key = circumstances(model, facts.fingerprint, ranks, names[placement.devices[0]], self._inputs.vllm)
         # The plan's own figure is 0 where the overhead was measured before; an engine at rest shows no activations.
-        activations = overhead(model, facts, ranks, placement.kind).activations
+        estimate = overhead(model, facts, ranks, placement.kind, tokens=placement.batched_tokens)
         with suppress(EngineError):  # stopped in the meantime
             client = await engine.ensure_awake()
-            seen = await measure(client, placement, pid=pid, log=log, activations=activations)
+            seen = await measure(client, placement, pid=pid, log=log, activations=estimate.activations)
             if seen != Measurement():
                 await asyncio.to_thread(remember, key, seen)

@@ -32,7 +32,8 @@ class Turns:
 class Placement:
     """On which devices one model runs. Bytes are per device (per tensor-parallel rank).
 
-    `overhead` is what the engine takes beside weights and KV cache. `resident`: awake together with all other resident
+    `overhead` is what the engine takes beside weights and KV cache; one of its steps has at most `batched_tokens`.
+    `resident`: awake together with all other resident
     models; else `turns` says how. `asleep` is what it does when it has to make room, which is None where it never has
     to; then `sleeping_bytes` stay on each device and `host_bytes` of host RAM are held for each. `measured` names the
     numbers that a real start has shown. `cores` are the CPU cores its threads are bound to (CPU engines only).
@@ -48,6 +49,7 @@ class Placement:
     kv_bytes_per_token: int
     overhead: Overhead
     max_model_len: int
+    batched_tokens: int
     max_concurrent_requests: float
     cores: tuple[int, ...] = ()
     resident: bool = True

@@ -77,6 +77,7 @@ def _placements(inputs: Inputs, made: Draft) -> Iterator[Placement]:
             kv_bytes_per_token=need.pool.bytes_per_token,
             overhead=need.overhead,
             max_model_len=context,
+            batched_tokens=need.batched_tokens,
             max_concurrent_requests=_concurrent(inputs.config.models[name], home.option, kv[engine], context),
             cores=cores.get(engine, ()),
             resident=home.resident,

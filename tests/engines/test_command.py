@@ -64,13 +64,17 @@ def test_a_gpu_engine_does_not_insist_on_an_empty_gpu_and_batches_modestly() -> 
     assert "TORCH_COMPILE_DISABLE" not in built.env
 
 
-def test_a_step_has_room_for_a_token_of_each_sequence() -> None:
-    built = command(placed={"kind": "cuda"}, max_num_seqs=4096)
-    assert option(built, "--max-num-batched-tokens") == "4096"
+def test_a_step_has_as_many_tokens_as_were_planned() -> None:
+    for kind in ("cuda", "cpu"):
+        assert option(command(placed={"kind": kind, "batched_tokens": 4096}), "--max-num-batched-tokens") == "4096"
+
+
+def test_a_model_without_a_kv_cache_is_not_measured_by_vllm_either() -> None:
+    assert option(command(placed={"kv_cache_bytes": 0}), "--kv-cache-memory-bytes") == "1048576"
 
 
 def test_a_step_without_room_for_a_token_of_each_sequence_is_refused() -> None:
-    assert option(command(max_num_batched_tokens=256, max_num_seqs=256), "--max-num-batched-tokens") == "256"
+    command(max_num_batched_tokens=256, max_num_seqs=256)
     with pytest.raises(ValidationError, match=r"is 255 but must be at least max_num_seqs \(256\)"):
         command(max_num_batched_tokens=255, max_num_seqs=256)
 
@@ -114,7 +118,7 @@ def test_nothing_leaves_the_machine_and_no_secret_reaches_the_engine() -> None:
 
 def test_every_option_of_a_model_reaches_the_command_line() -> None:
     built = command(
-        max_num_batched_tokens=512,
+        placed={"batched_tokens": 512},
         dtype="float16",
         kv_cache_dtype="fp8",
         quantization="awq",

@@ -29,6 +29,7 @@ from local_fusion.engines.runtime_folder import RuntimeFolder
 from local_fusion.planner.memory.measured import Measurement
 from local_fusion.planner.memory.need import Overhead
 from local_fusion.planner.plan import Placement
+from tests.conftest import placement
 from tests.engines.waiting import eventually
 from tests.fake_engine import FakeHost, Script
 
@@ -50,20 +51,8 @@ LOG = (
 
 def placed(**changes: Any) -> Placement:
     """A placement without weights, so that anything at all that its engine holds is beside them."""
-    facts: dict[str, Any] = {
-        "model": "qwen",
-        "checkpoint": Path("/models/qwen"),
-        "devices": (0,),
-        "kind": "cpu",
-        "tensor_parallel": 1,
-        "weights_bytes": 0,
-        "kv_cache_bytes": 0,
-        "kv_bytes_per_token": 23040,
-        "overhead": Overhead(process=GIB),
-        "max_model_len": 2048,
-        "max_concurrent_requests": 2.8,
-    }
-    return Placement(**{**facts, **changes})
+    own = {"kv_cache_bytes": 0, "weights_bytes": 0, "overhead": Overhead(process=GIB), "max_model_len": 2048}
+    return placement(**{**own, "max_concurrent_requests": 2.8, **changes})
 
 
 # --- what vLLM says ---

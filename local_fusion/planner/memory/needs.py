@@ -36,8 +36,9 @@ def need(
     What `measurement` knows replaces the estimate. Raises `Impossible` if the configuration contradicts itself.
     """
     seen = measurement or Measurement()
-    pool, is_measured = _measured_pool(_pool(options, facts, tensor_parallel, kind), seen)
     context, least_context = _contexts(options, facts)
+    tokens = batched_tokens(options, facts, context)
+    pool, is_measured = _measured_pool(_pool(options, facts, tensor_parallel, kind, tokens), seen)
     kv_bytes = options.kv_cache_bytes if isinstance(options.kv_cache_bytes, int) else None
     if kv_bytes is not None:
         context = least_context = _held_context(pool, kv_bytes, context, fixed=_fixed_context(options) is not None)
@@ -48,7 +49,7 @@ def need(
         if kind == "cpu":
             most = max(wanted, min(most, CPU_KV_MOST))
     weights = rank_bytes(facts, tensor_parallel) if seen.weights_bytes is None else seen.weights_bytes
-    estimate = overhead(options, facts, tensor_parallel, kind)
+    estimate = overhead(options, facts, tensor_parallel, kind, tokens=tokens)
     asleep = sleeping_bytes(tensor_parallel, kind)
     replaced = {
         "weights": seen.weights_bytes is not None,
@@ -60,6 +61,7 @@ def need(
         tensor_parallel=tensor_parallel,
         context=context,
         least_context=least_context,
+        batched_tokens=tokens,
         weights_bytes=weights,
         overhead=estimate if seen.residual_bytes is None else Overhead(measured=seen.residual_bytes),
         pool=pool,
@@ -72,13 +74,15 @@ def need(
     )
 
 
-def _pool(options: ModelConfig, facts: ModelFacts, tensor_parallel: int, kind: Literal["cuda", "cpu"]) -> CachePool:
+def _pool(
+    options: ModelConfig, facts: ModelFacts, tensor_parallel: int, kind: Literal["cuda", "cpu"], tokens: int
+) -> CachePool:
     return cache_pool(
         facts,
         tensor_parallel=tensor_parallel,
         kind=kind,
         kv_cache_dtype=options.kv_cache_dtype,
-        max_num_batched_tokens=batched_tokens(options),
+        max_num_batched_tokens=tokens,
         block_size=_block_size(options),
     )
 

@@ -44,14 +44,20 @@ _ASLEEP_ALONE = int(1.2 * _GIB)
 _ASLEEP_SPLIT = 3 * _GIB
 
 
-def batched_tokens(options: ModelConfig) -> int:
-    """Tokens of one engine step at most."""
-    return options.max_num_batched_tokens or max(BATCHED_TOKENS, options.max_num_seqs)
+def batched_tokens(options: ModelConfig, facts: ModelFacts, context: int) -> int:
+    """Tokens of one engine step at most.
+
+    A model without a KV cache reads its whole context in one step; vLLM refuses to start it with less.
+    """
+    tokens = options.max_num_batched_tokens or max(BATCHED_TOKENS, options.max_num_seqs)
+    return tokens if facts.cache else max(tokens, context)
 
 
-def overhead(options: ModelConfig, facts: ModelFacts, tensor_parallel: int, kind: Literal["cuda", "cpu"]) -> Overhead:
-    """The estimate for one rank of `tensor_parallel`, in bytes."""
-    activations = _step(facts, batched_tokens(options), tensor_parallel) + _sampling(facts, options.max_num_seqs)
+def overhead(
+    options: ModelConfig, facts: ModelFacts, tensor_parallel: int, kind: Literal["cuda", "cpu"], *, tokens: int
+) -> Overhead:
+    """The estimate for one rank of `tensor_parallel` with steps of at most `tokens` tokens, in bytes."""
+    activations = _step(facts, tokens, tensor_parallel) + _sampling(facts, options.max_num_seqs)
     if kind == "cpu":
         return Overhead(process=_CPU_PROCESSES, activations=activations, buffers=facts.buffers_bytes)
     return Overhead(

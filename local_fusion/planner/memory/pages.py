@@ -122,7 +122,8 @@ def _aligned(
 def _same_type(found: Iterable[Page]) -> bool:
     """Layers that always need the same number of blocks (`UniformTypeKVCacheSpecs`)."""
     kinds = {
-        ("full", 0, 0) if page.kind in ("full", "latent") else (page.kind, page.window, page.slots) for page in found
+        ("full",) if page.kind in ("full", "latent") else (page.kind, page.window or page.bytes, page.slots)
+        for page in found
     }
     return len(kinds) == 1 and len({page.block_tokens for page in found}) == 1
 
