@@ -31,6 +31,14 @@ ConfigOption = Annotated[
     typer.Option("-c", "--config", help="Configuration file. Default: ./local-fusion.yaml, else the embedded demo."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+GpusOption = Annotated[
+    str | None,
+    typer.Option(
+        "--gpus",
+        metavar="SPEC",
+        help="Plan for this rig instead of this machine: 4x24GiB,1x48GiB or 2xRTX4090,ram=256GiB or cpu:64GiB.",
+    ),
+]
 
 
 def _show_version(wanted: bool) -> None:
@@ -93,6 +101,30 @@ def serve(
 
 
 @app.command()
+def plan(
+    config: ConfigOption = None,
+    gpus: GpusOption = None,
+    as_json: JsonOption = False,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Draw it into this file, a .png or .svg.", dir_okay=False)
+    ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Say for each model why it is not elsewhere.")] = False,
+) -> None:
+    """What fits where, with how much context and concurrency, and what would make the rest fit; nothing is started.
+
+    Exit code 1 if a model fits nowhere.
+    """
+    if plot is not None:
+        if plot.suffix.lower() not in (".png", ".svg"):
+            raise typer.BadParameter(f"--plot draws a .png or a .svg, not '{plot.name}'")
+        if not plot.absolute().parent.is_dir():
+            raise typer.BadParameter(f"--plot: there is no folder {plot.absolute().parent}")
+    from local_fusion.cli.plan import PlanOptions, run_plan
+
+    raise typer.Exit(run_plan(PlanOptions(config, gpus, as_json, plot, explain)))
+
+
+@app.command()
 def doctor(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Look at this machine, the installation and the configuration: what is there, what is missing, what to do."""
     from local_fusion.cli.doctor import run_doctor
@@ -108,6 +140,25 @@ def models_list(config: ConfigOption = None, as_json: JsonOption = False) -> Non
     run_list(config, as_json=as_json)
 
 
+@models_app.command("inspect")
+def models_inspect(
+    model: Annotated[str, typer.Argument(help="A configured model, a hub id, a folder, a config.json or a GGUF file.")],
+    config: ConfigOption = None,
+    gpus: GpusOption = None,
+    tensor_parallel: Annotated[
+        int | None,
+        typer.Option(
+            "--tensor-parallel", min=1, help="Split over so many GPUs. Default: each number possible up to 8."
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """One model's bytes line by line: weights, KV cache, overhead, and what it leaves behind asleep."""
+    from local_fusion.cli.inspect import run_inspect
+
+    run_inspect(model, config, gpus=gpus, tensor_parallel=tensor_parallel, as_json=as_json)
+
+
 @models_app.command("import")
 def models_import(source: Annotated[str, typer.Argument(help="A GGUF file, or package:NAME/FILE.gguf.")]) -> None:
     """Turn a GGUF file into a checkpoint that vLLM loads; prints its folder."""
@@ -120,11 +171,14 @@ def models_import(source: Annotated[str, typer.Argument(help="A GGUF file, or pa
 def models_pull(
     names: Annotated[list[str] | None, typer.Argument(help="Configured models or hub ids. Default: all.")] = None,
     config: ConfigOption = None,
+    config_only: Annotated[
+        bool, typer.Option("--config-only", help="No weights: only what `plan` needs to know of a model on the hub.")
+    ] = False,
 ) -> None:
     """Download or import checkpoints ahead of time; prints their folders."""
     from local_fusion.cli.models import run_pull
 
-    run_pull(names or [], config)
+    run_pull(names or [], config, config_only=config_only)
 
 
 def main() -> None:

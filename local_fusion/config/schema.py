@@ -27,11 +27,9 @@ def _planned(value: Any) -> Any:
     return None if value == "auto" else value
 
 
-# What the planner decides unless it is given.
-PlannedInt = Annotated[int | None, BeforeValidator(_planned, json_schema_input_type=int | Literal["auto"] | None)]
-PlannedBytes = Annotated[
-    Bytes | None, BeforeValidator(_planned, json_schema_input_type=int | str | Literal["auto"] | None)
-]
+def _or_auto(kind: Any) -> BeforeValidator:
+    """Takes `auto` beside `kind` for what the planner decides."""
+    return BeforeValidator(_planned, json_schema_input_type=kind | Literal["auto"] | None)
 
 
 class ModelConfig(Strict):
@@ -41,16 +39,18 @@ class ModelConfig(Strict):
         description="Hub id (`Qwen/Qwen3-8B`), local folder, GGUF file, or `package:NAME/FILE.gguf` for a GGUF file "
         "inside an installed Python package."
     )
-    max_model_len: PlannedInt = Field(
+    max_model_len: Annotated[int | None, _or_auto(Annotated[int, Field(ge=128)])] = Field(
         None,
         ge=128,
         description="Context in tokens. Default, `auto`: the model's own up to 16384, and less where memory is short.",
     )
     gpus: list[int] | None = Field(None, min_length=1, description="Pin the engine to these GPUs.")
-    tensor_parallel: PlannedInt = Field(
+    tensor_parallel: Annotated[int | None, _or_auto(Annotated[int, Field(ge=1)])] = Field(
         None, ge=1, description="GPUs one engine is split over. Default, `auto`: planned."
     )
-    kv_cache_bytes: PlannedBytes = Field(None, description="KV cache of each GPU. Default, `auto`: planned.")
+    kv_cache_bytes: Annotated[Bytes | None, _or_auto(Annotated[int, Field(gt=0)] | str)] = Field(
+        None, description="KV cache of each GPU. Default, `auto`: planned."
+    )
     kv_cache_dtype: Literal["auto", "fp8", "fp8_e4m3", "fp8_e5m2"] = Field(
         "auto", description="Type of the KV cache. `auto`: the model's own; fp8 halves it and costs some quality."
     )

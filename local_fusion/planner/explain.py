@@ -10,9 +10,12 @@ from local_fusion.errors import Refused
 from local_fusion.hardware.devices import Device
 from local_fusion.planner.drafting import Draft, draft
 from local_fusion.planner.inputs import Inputs
+from local_fusion.planner.placement.cp_sat import Limits
 from local_fusion.planner.placement.goals import TIE, Goals
 from local_fusion.planner.placement.problem import Option
 from local_fusion.planner.plan import Plan
+
+_BRIEF = Limits(least=0.5, most=0.5)
 
 
 def refusal_error(plan: Plan) -> Refused:
@@ -66,9 +69,10 @@ class Reason:
 
 
 def explain(inputs: Inputs, plan: Plan) -> tuple[Reason, ...]:
-    """For each placed model, the other ways to run it, each planned with everything else.
+    """For each placed model, the other ways to run it, each planned with everything else placed anew, but briefly.
 
-    Devices that are alike and hold alike are told once. `plan` must be the plan of `inputs`.
+    Of devices that are alike and hold alike only one is tried: the others would do the same. `plan` must be the plan of
+    `inputs`.
     """
     made = draft(inputs)
     return tuple(
@@ -82,17 +86,24 @@ def explain(inputs: Inputs, plan: Plan) -> tuple[Reason, ...]:
 
 
 def _alternatives(inputs: Inputs, made: Draft, model: str) -> Iterator[Alternative]:
-    home = made.homes()[model]
-    told: set[tuple[str, str]] = set()
+    tried = {_kind(inputs, made, made.homes()[model].option)}
     for option in made.options[model]:
-        if option.devices == home.option.devices:
-            continue
-        what = _where([inputs.rig.devices[each].index for each in option.devices], inputs.rig.devices)
-        worse = _worse(inputs, made, model, option)
-        kind = (f"{len(option.devices)}", worse)
-        if kind not in told:
-            told.add(kind)
-            yield Alternative(what, worse)
+        if (kind := _kind(inputs, made, option)) not in tried:
+            tried.add(kind)
+            where = _where([inputs.rig.devices[each].index for each in option.devices], inputs.rig.devices)
+            yield Alternative(where, _worse(inputs, made, model, option))
+
+
+def _kind(inputs: Inputs, made: Draft, option: Option) -> tuple[object, ...]:
+    """What makes devices different from others: their make, what is free of them, and who is pinned there."""
+    pinned = [tuple(model.gpus) for model in inputs.config.models.values() if model.gpus is not None]
+
+    def kind(position: int) -> tuple[object, ...]:
+        device = inputs.rig.devices[position]
+        here = tuple(number for number, gpus in enumerate(pinned) if device.index in gpus)
+        return device.name, device.island, device.node, made.problem.room[position], here
+
+    return tuple(sorted(map(kind, option.devices), key=repr))
 
 
 def _worse(inputs: Inputs, made: Draft, model: str, option: Option) -> str:
@@ -103,34 +114,38 @@ def _worse(inputs: Inputs, made: Draft, model: str, option: Option) -> str:
     indices = [inputs.rig.devices[device].index for device in option.devices]
     changed = inputs.config.models[model].model_copy(update={"gpus": indices, "tensor_parallel": None})
     config = inputs.config.model_copy(update={"models": {**inputs.config.models, model: changed}})
-    other = draft(replace(inputs, config=config))
+    other = draft(replace(inputs, config=config, limits=_BRIEF))
     return _difference(made.found.goals, other.found.goals)
 
 
 def _difference(here: Goals, there: Goals) -> str:
     """The first goal, in their order, in which `there` is worse."""
     told = (
-        (here.served, there.served, "{} fusions could be served, not {}"),
-        (here.homes, there.homes, "{} models would have a home, not {}"),
-        (here.together, there.together, "{} fusions could be awake as a whole, not {}"),
-        (here.resident_fusions, there.resident_fusions, "{} fusions would be awake all the time, not {}"),
-        (here.residents, there.residents, "{} models would be awake all the time, not {}"),
+        (here.served, there.served, "fusion", "could be served"),
+        (here.homes, there.homes, "model", "would have a home"),
+        (here.together, there.together, "fusion", "could be awake as a whole"),
+        (here.resident_fusions, there.resident_fusions, "fusion", "would be awake all the time"),
+        (here.residents, there.residents, "model", "would be awake all the time"),
     )
-    for ours, theirs, text in told:
+    for ours, theirs, what, how in told:
         if theirs < ours:
-            return text.format(theirs, ours)
+            return f"{theirs} {what}{'' if theirs == 1 else 's'} {how}, not {ours}"
     if there.collisions > here.collisions:
-        return f"{there.collisions} pairs of a panel would share a GPU, not {here.collisions}"
+        pairs = f"{there.collisions} pair{'' if there.collisions == 1 else 's'}"
+        return f"{pairs} of a panel's models would share a GPU, not {here.collisions}"
     if there.concurrency < here.concurrency * (1 - TIE):
         return f"the weakest would have {there.concurrency:.2f} requests at once, not {here.concurrency:.2f}"
     if there.ranks > here.ranks:
         return f"it would take {there.ranks} GPUs in all, not {here.ranks}"
-    return "nothing: both are as good"
+    return "nothing: it would do as well"
 
 
 def _where(indices: Iterable[int], devices: tuple[Device, ...]) -> str:
     if devices and devices[0].kind == "cpu":
         return "on the CPU"
-    listed = list(indices)
-    names = " and ".join(str(index) for index in listed)
-    return f"on GPU {names}" if len(listed) == 1 else f"split over GPUs {names}"
+    found = sorted(indices)
+    if len(found) == 1:
+        return f"on GPU {found[0]}"
+    if len(found) > 2 and found[-1] - found[0] == len(found) - 1:
+        return f"split over GPUs {found[0]} to {found[-1]}"
+    return f"split over GPUs {', '.join(map(str, found[:-1]))} and {found[-1]}"

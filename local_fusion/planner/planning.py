@@ -48,18 +48,9 @@ def make_plan(inputs: Inputs) -> Plan:
 def _placements(inputs: Inputs, made: Draft) -> Iterator[Placement]:
     problem, assignment = made.problem, made.found.assignment
     kv = dict(share_kv_cache(problem, assignment).kv_bytes)
-    turns: dict[int, Turns] = {}
-    for engine, home in assignment.items():
-        if home.resident:
-            continue
-        victims = instead_of(problem, assignment, kv, engine)
-        free = min(room_beside(problem, assignment, kv, engine, victims).values())
-        kv[engine] = min(kv[engine], max(home.option.need.kv_least, free - home.option.need.fixed_bytes))
-        short = shortage_beside(problem, assignment, engine, inputs.rig.devices)
-        names = tuple(problem.engines[other].name for other in sorted(victims))
-        turns[engine] = Turns(names, short.reason, short.needed, short.available)
-    moving = frozenset(turns) | {problem.positions[name] for each in turns.values() for name in each.instead_of}
-    asleep_as = levels(assignment, moving, inputs.rig.host_ram_bytes)
+    turns = {engine: _turns(inputs, made, kv, engine) for engine, home in assignment.items() if not home.resident}
+    moving = turns.keys() | {problem.positions[name] for each in turns.values() for name in each.instead_of}
+    asleep_as = levels(assignment, frozenset(moving), inputs.rig.host_ram_bytes)
     cores = _cores(inputs, made)
     for engine in sorted(assignment):
         home, name = assignment[engine], problem.engines[engine].name
@@ -88,6 +79,18 @@ def _placements(inputs: Inputs, made: Draft) -> Iterator[Placement]:
             measured=need.measured,
             warnings=inputs.facts[name].warnings,
         )
+
+
+def _turns(inputs: Inputs, made: Draft, kv: dict[int, int], engine: int) -> Turns:
+    """Who makes room for `engine`; its KV cache in `kv` is cut to the room that they make."""
+    problem, assignment = made.problem, made.found.assignment
+    need = assignment[engine].option.need
+    asleep = instead_of(problem, assignment, kv, engine)
+    free = min(room_beside(problem, assignment, kv, engine, asleep).values())
+    kv[engine] = min(kv[engine], max(need.kv_least, free - need.fixed_bytes))
+    short = shortage_beside(problem, assignment, engine, inputs.rig.devices)
+    names = tuple(problem.engines[other].name for other in sorted(asleep))
+    return Turns(names, short.reason, short.needed, short.available)
 
 
 def _concurrent(model: ModelConfig, option: Option, kv_bytes: int, context: int) -> float:

@@ -27,6 +27,8 @@ _TOP_SIZE = 16  # of tensor parallelism
 _BYTES_IN_4_BIT = 0.5 + (2 + 0.5) / 128
 _LINEAR = ("split", "kv_heads")
 
+_QUICK = Limits(most=0)
+
 Wanted = Literal["a home", "awake"]
 
 
@@ -55,7 +57,7 @@ class _Case:
         A quick plan is enough: one that gives everybody a home, or keeps everybody awake, is matched by any better one.
         Where some other model has no home anyway, all that is promised is that this one would not be refused.
         """
-        made = draft(replace(inputs, limits=Limits(effort=0)))
+        made = draft(replace(inputs, limits=_QUICK))
         homes = made.homes()
         if self.wanted == "awake":
             return homes.keys() >= inputs.facts.keys() and all(home.resident for home in homes.values())
@@ -122,7 +124,7 @@ def _other_devices(case: _Case) -> Iterator[str]:
     model = case.inputs.config.models[case.model]
     if model.gpus is None and model.tensor_parallel is None:
         return
-    free = draft(replace(case.with_options(gpus=None, tensor_parallel=None), limits=Limits(effort=0)))
+    free = draft(replace(case.with_options(gpus=None, tensor_parallel=None), limits=_QUICK))
     home = free.homes().get(case.model)
     if home is None or not case.works(case.with_options(gpus=None, tensor_parallel=None)):
         return

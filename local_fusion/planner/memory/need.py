@@ -58,9 +58,10 @@ class Need:
     """One engine at one tensor-parallel size on one kind of device; bytes on each device.
 
     The KV cache may have `kv_least` (one request of `least_context` tokens) to `kv_most` bytes; `kv_wanted` hold one
-    request of `context` tokens. A step of the engine has at most `batched_tokens`. `pool` turns bytes into tokens and requests. Asleep at level 1 the engine leaves
-    `sleeping_bytes` on each device and keeps `host_bytes` of host RAM for each; both are 0 where engines cannot sleep.
-    `measured` names the numbers that a real start has shown ("weights", "kv", "overhead", "asleep").
+    request of `context` tokens. A step of the engine has at most `batched_tokens`. `pool` turns bytes into tokens and
+    requests. Asleep at level 1 the engine leaves `sleeping_bytes` on each device and keeps `host_bytes` of host RAM for
+    each; both are 0 where engines cannot sleep. `measured` names the numbers that a real start has shown ("weights",
+    "kv", "overhead", "asleep").
     """
 
     tensor_parallel: int

@@ -21,7 +21,6 @@ _UNIT = 1024  # bytes; the solver counts in KiB
 _CLOSE = 0.02  # of concurrency: a placement counts as the best if no other has more than this above it
 # Shares of the effort up to which it may be spent on counts, on an exact level, and on one that is close.
 _COUNTS_SHARE, _EXACT_SHARE, _LEVEL_SHARE = 0.4, 0.5, 0.85
-_LEAST_EFFORT, _MOST_EFFORT = 6.0, 12.0
 _LOOK = 0.25  # of effort, for a level that may be within reach
 
 
@@ -29,10 +28,12 @@ _LOOK = 0.25  # of effort, for a level that may be within reach
 class Limits:
     """How long to search, in CP-SAT's deterministic time (a second has about three), and at most in seconds.
 
-    `effort` for every engine; with 0 nothing is searched.
+    `effort` for every engine, in all not less than `least` nor more than `most`; with `most` 0 nothing is searched.
     """
 
     effort: float = 0.4
+    least: float = 6.0
+    most: float = 12.0
     seconds: float = 10.0
 
 
@@ -60,7 +61,8 @@ def solve(problem: Problem, start: Assignment, limits: Limits) -> Solution:
     counted = search.maximize_counts()
     bound = search.raise_level()
     search.spare_ranks()
-    gap = max(0.0, 1 - search.goals.concurrency / bound) if counted and bound else None
+    reached = search.goals.concurrency
+    gap = (1 - reached / bound if reached < bound else 0.0) if counted else None
     optimal = gap is not None and gap <= _CLOSE * (1 + TIE)
     return Solution(search.best, optimal, gap, search.seconds)
 
@@ -76,7 +78,7 @@ class _Search:
         self._cp_model = cp_model
         self._problem = problem
         self._limits = limits
-        self._most = min(max(_LEAST_EFFORT, limits.effort * len(problem.engines)), _MOST_EFFORT)
+        self._most = min(max(limits.least, limits.effort * len(problem.engines)), limits.most)
         # Every engine that fits at all is resident: then there is nobody to take turns.
         self._turns = self.goals.residents < len(problem.engines)
 
@@ -95,7 +97,7 @@ class _Search:
         """
         high = bound = self._bound()
         self._try(bound, _LOOK, relax=True)  # whether all can have as much as they can use
-        while high - self.goals.concurrency > _CLOSE / 2 * high:
+        while high - self.goals.concurrency > _CLOSE / 2 * high and self._left(_LEVEL_SHARE) > 0:
             level = (self.goals.concurrency + high) / 2
             if (fits := self._try(level, _LOOK, relax=True)) is False:
                 bound = level

@@ -18,6 +18,8 @@ from local_fusion.planner.placement.problem import EngineChoice, FusionNeeds, Op
 
 # NVML's free bytes come in pieces, and allocators waste some: this share of a GPU is left alone.
 _GPU_RESERVE = 0.02
+# Free RAM changes from one look to the next; the plan need not.
+_RAM_STEP = 256 * 1024**2
 _FEW = 4
 """GPUs of one kind up to which every combination of them is tried for an engine; of more, neighbours only."""
 
@@ -33,7 +35,7 @@ class Knowledge:
 def usable_bytes(device: Device, reserve: int | None) -> int:
     """What may be planned of a device's free bytes; `reserve` is left alone on a GPU, by default a share of it."""
     if device.kind == "cpu":
-        return device.free_bytes
+        return device.free_bytes // _RAM_STEP * _RAM_STEP
     return max(0, device.free_bytes - (int(device.total_bytes * _GPU_RESERVE) if reserve is None else reserve))
 
 

@@ -35,7 +35,7 @@ def quick(problem: Problem) -> Found:
 def place(problem: Problem, limits: Limits) -> Found:
     """The best placement, or the best found within `limits`."""
     first = quick(problem)
-    if first.solver.status == "optimal" or limits.effort <= 0:
+    if first.solver.status == "optimal" or limits.most <= 0:
         return first
     try:
         solution = solve(problem, first.assignment, limits)

@@ -1,0 +1,112 @@
+"""`plan`: what fits where, as a table, as JSON, as a picture, and why."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from local_fusion.cli.plan_table import print_plan
+from local_fusion.config.loading import find_config, load_config
+from local_fusion.hardware.devices import Device
+from local_fusion.hardware.rigs import parse_rig
+from local_fusion.planner.explain import Reason, explain
+from local_fusion.planner.plan import Placement, Plan
+from local_fusion.planner.planning import make_plan
+from local_fusion.runtime import gather, this_rig
+
+
+@dataclass(frozen=True, slots=True)
+class PlanOptions:
+    """What the command line said."""
+
+    config: Path | None
+    gpus: str | None
+    as_json: bool
+    plot: Path | None
+    explain: bool
+
+
+def run_plan(options: PlanOptions) -> int:
+    """Print the plan, and draw it where that was asked for; 1 if a model is refused, else 0.
+
+    Raises `ConfigError` or `SetupError` where there is nothing to plan, or no way to draw.
+    """
+    if options.plot is not None:
+        from local_fusion.cli.plan_plot import require_matplotlib
+
+        require_matplotlib()
+    config = load_config(find_config(options.config))
+    share = config.engines.memory_share
+    rig = this_rig(config) if options.gpus is None else parse_rig(options.gpus, share=share)
+    progress = Console(stderr=True)
+    with progress.status("looking at the models") as status:
+        inputs = gather(config, rig)
+        status.update("planning")
+        plan = make_plan(inputs)
+        status.update("planning the alternatives")
+        reasons = explain(inputs, plan) if options.explain else None
+    if options.as_json:
+        print(json.dumps(plan_json(plan, reasons), indent=2, allow_nan=False))
+    else:
+        print_plan(plan, Console(), on_paper=rig.on_paper, reasons=reasons or ())
+    if options.plot is not None:
+        from local_fusion.cli.plan_plot import save_plot
+
+        save_plot(plan, options.plot)
+        progress.print(f"drawn: {options.plot}", markup=False, highlight=False, soft_wrap=True)
+    return 1 if plan.refusals else 0
+
+
+def plan_json(plan: Plan, reasons: Iterable[Reason] | None = None) -> dict[str, Any]:
+    """The plan for programs: bytes, those of a placement on each of its devices; null is unknown or endless."""
+    told: dict[str, Any] = {
+        "devices": [_device(device, usable) for device, usable in zip(plan.devices, plan.usable, strict=True)],
+        "placements": [_placement(placement) for placement in plan.placements],
+        "refusals": [asdict(refusal) for refusal in plan.refusals],
+        "solver": asdict(plan.solver),
+        "host_ram_bytes": plan.host_ram_bytes,
+        "notes": plan.notes,
+    }
+    if reasons is not None:
+        told["explanation"] = [asdict(reason) for reason in reasons]
+    return told
+
+
+def _device(device: Device, usable: int) -> dict[str, Any]:
+    return {
+        "index": device.index,
+        "name": device.name,
+        "kind": device.kind,
+        "total_bytes": device.total_bytes,
+        "reserved_bytes": device.reserved_bytes,
+        "usable_bytes": usable,
+    }
+
+
+def _placement(placement: Placement) -> dict[str, Any]:
+    requests = placement.max_concurrent_requests
+    return {
+        "model": placement.model,
+        "devices": placement.devices,
+        "tensor_parallel": placement.tensor_parallel,
+        "weights_bytes": placement.weights_bytes,
+        "kv_cache_bytes": placement.kv_cache_bytes,
+        "kv_bytes_per_token": placement.kv_bytes_per_token,
+        "overhead_bytes": placement.overhead_bytes,
+        "overhead": asdict(placement.overhead),
+        "max_model_len": placement.max_model_len,
+        "max_concurrent_requests": requests if math.isfinite(requests) else None,
+        "resident": placement.resident,
+        "turns": asdict(placement.turns) if placement.turns else None,
+        "asleep": placement.asleep,
+        "sleeping_bytes": placement.sleeping_bytes,
+        "host_bytes": placement.host_bytes,
+        "measured": sorted(placement.measured),
+        "warnings": placement.warnings,
+    }
