@@ -40,11 +40,12 @@ def draft(inputs: Inputs) -> Draft:
             refused[name] = Shortage(str(error), error.needed, error.available)
     problem = build_problem(inputs.config, options, inputs.rig)
     found = place(problem, inputs.limits)
-    stopped = build_problem(inputs.config, {name: without_sleep(each) for name, each in options.items()}, inputs.rig)
-    if found.goals.residents < len(problem.engines) and stopped != problem:
-        # What sleeping engines leave behind may be what keeps others from having a home.
+    if (found.goals.served, found.goals.homes) < (len(problem.fusions), len(problem.engines)):
+        # What sleeping engines leave behind may be what keeps others from having a home; stopped ones leave nothing.
+        without = {name: without_sleep(each) for name, each in options.items()}
+        stopped = build_problem(inputs.config, without, inputs.rig)
         other = place(stopped, inputs.limits)
-        if other.goals.counts[:-1] > found.goals.counts[:-1]:
+        if (other.goals.served, other.goals.homes) > (found.goals.served, found.goals.homes):
             found = replace(other, assignment=put_to_sleep(problem, stopped, other.assignment))
     for engine, each in enumerate(problem.engines):
         if engine not in found.assignment:

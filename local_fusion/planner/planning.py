@@ -24,11 +24,14 @@ def make_plan(inputs: Inputs) -> Plan:
     choice. Pure: the same inputs give the same plan.
     """
     made = draft(inputs)
+    placements = tuple(_placements(inputs, made))
+    waiting = [placement.model for placement in placements if placement.turns]
+    ways = ways_to_reside(waiting, inputs, made)
     placements = tuple(
-        replace(placement, turns=replace(placement.turns, suggestions=ways_to_reside(placement.model, inputs, made)))
+        replace(placement, turns=replace(placement.turns, suggestions=ways[placement.model]))
         if placement.turns
         else placement
-        for placement in _placements(inputs, made)
+        for placement in placements
     )
     refusals = tuple(
         Refusal(name, short.reason, short.needed, short.available, ways_out(name, inputs, made))

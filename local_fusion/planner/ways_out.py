@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, Literal
@@ -22,7 +22,7 @@ _LEAST_STEPS = 2  # shorter contexts are of no use to anyone
 _MOST_CARDS = 8
 _MOST_GIB = 288  # the largest GPU one can buy
 _MOST_RAM_GIB = 4096
-_TOP_SIZE = 16  # of tensor parallelism
+_MOST_TRIES = 40  # of models to take out, the smallest first
 # AWQ and GPTQ in groups of 128: four bits, and for each group a 16-bit scale and a four-bit zero point.
 _BYTES_IN_4_BIT = 0.5 + (2 + 0.5) / 128
 _LINEAR = ("split", "kv_heads")
@@ -34,12 +34,19 @@ Wanted = Literal["a home", "awake"]
 
 def ways_out(model: str, inputs: Inputs, made: Draft) -> tuple[str, ...]:
     """Single changes each of which gives `model` a home without another model losing its own; may be empty."""
-    return tuple(dict.fromkeys(_ways(_Case(model, inputs, made, "a home"))))
+    case = _Case(model, inputs, made, "a home")
+    return tuple(dict.fromkeys([*_changes_of_it(case), *_more_memory(case)]))
 
 
-def ways_to_reside(model: str, inputs: Inputs, made: Draft) -> tuple[str, ...]:
-    """Single changes each of which keeps `model` awake, and all the others as well; may be empty."""
-    return tuple(dict.fromkeys(_ways(_Case(model, inputs, made, "awake"))))
+def ways_to_reside(models: Sequence[str], inputs: Inputs, made: Draft) -> dict[str, tuple[str, ...]]:
+    """For each of `models` single changes each of which keeps it awake, and all the others as well; may be empty."""
+    cases = [_Case(model, inputs, made, "awake") for model in models]
+    memory = [way for case in cases[:1] for way in _more_memory(case)]  # the same for all of them
+    tried: dict[tuple[str, ...], bool] = {}
+    return {
+        case.model: tuple(dict.fromkeys([*_changes_of_it(case), *_other_models(case, tried), *memory]))
+        for case in cases
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +85,12 @@ class _Case:
         return any(device.kind == "cuda" for device in self.inputs.rig.devices)
 
 
-def _ways(case: _Case) -> Iterator[str]:
+def _changes_of_it(case: _Case) -> Iterator[str]:
+    """What could be different about the model itself."""
     yield from _less_context(case)
     yield from _other_options(case)
     yield from _other_devices(case)
     yield from _fewer_bits(case)
-    yield from _other_models(case)
-    yield from _more_memory(case)
 
 
 def _less_context(case: _Case) -> Iterator[str]:
@@ -159,20 +165,30 @@ def in_4_bit(facts: ModelFacts) -> ModelFacts:
     )
 
 
-def _other_models(case: _Case) -> Iterator[str]:
-    """The one or two placed models, of the least weight, whose place would do; else all other models."""
+def _other_models(case: _Case, tried: dict[tuple[str, ...], bool]) -> Iterator[str]:
+    """The one or two other models, of the least weight, without which all that remain would be awake.
+
+    What fits nowhere even by itself is not helped in this way: whoever is asleep is in nobody's way. All cases of a plan
+    share `tried`.
+    """
     facts = case.inputs.facts
-
-    def weight(names: tuple[str, ...]) -> int:
-        return sum(facts[name].weights_bytes for name in names)
-
-    others = [name for name in case.made.homes() if name != case.model]
-    if case.wanted == "a home":
-        return  # it fits nowhere even by itself: others that are asleep are in nobody's way
-    for count in (1, 2, len(others)):
-        for names in sorted(combinations(others, count), key=weight):
-            kept: Mapping[str, ModelFacts] = {name: each for name, each in facts.items() if name not in names}
-            if case.works(replace(case.inputs, facts=kept)):
+    engines = {engine.name: engine for engine in case.made.problem.engines}
+    least = {
+        name: min(option.need.least_bytes * len(option.devices) for option in engine.options)
+        for name, engine in engines.items()
+        if engine.options
+    }
+    surplus = sum(least.values()) - sum(case.made.problem.room)
+    for count in (1, 2):
+        for names in sorted(combinations(least, count), key=lambda names: sum(least[name] for name in names)):
+            if case.model in names or sum(least[name] for name in names) < surplus:
+                continue  # of the latter, those that remain would still need more than there is
+            if names not in tried:
+                if len(tried) >= _MOST_TRIES:
+                    return
+                kept: Mapping[str, ModelFacts] = {name: each for name, each in facts.items() if name not in names}
+                tried[names] = case.works(replace(case.inputs, facts=kept))
+            if tried[names]:
                 yield f"fewer models: take out {' and '.join(f'`{name}`' for name in names)}"
                 return
 

@@ -1,1 +1,1 @@
-"""Benchmarks on real vLLM: what local-fusion costs on top of its engine, and how fast it starts."""
+"""Benchmarks: what local-fusion costs on top of its engine, how fast it starts, and what its plans are worth."""

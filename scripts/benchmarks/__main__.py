@@ -11,6 +11,7 @@ from benchmarks.demo import measure_demo
 from benchmarks.figures import Figure, load
 from benchmarks.fusion import FUSIONS, measure_fusion
 from benchmarks.passthrough import measure_passthrough
+from benchmarks.planner import measure_planner
 from benchmarks.report import print_json, print_table
 from benchmarks.serving import serving
 from benchmarks.startup import measure_startup
@@ -40,6 +41,8 @@ def main() -> int:
 
 
 async def _measure(what: str, repeat: int | None, folder: Path, figures: list[Figure]) -> None:
+    if what in ("planner", "all"):
+        figures += await measure_planner(repeat or 20, _tell)
     if what in ("startup", "all"):
         figures += await measure_startup(folder, repeat or 5, _tell)
     if what in ("fusion", "passthrough", "all"):
@@ -61,23 +64,24 @@ def _tell(text: str) -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/bench",
-        description="Measures local-fusion on real vLLM with SmolLM2, each figure next to its target. "
+        description="Measures local-fusion, with engines of real vLLM and SmolLM2, each figure next to its target. "
         "Nothing else should be running: the machine's load is told with the figures.",
         epilog="fusion: a panel of three, a judge and a synthesizer, against the same engine calls made directly. "
         "passthrough: 16 streams through our server, against the engine's own socket. "
-        "startup: our programs without engines. demo: scripts/demo, the second time.",
+        "startup: our programs without engines. demo: scripts/demo, the second time. "
+        "planner: plans for eight GPUs on paper, against simpler ways to place the same models; no engine is started.",
     )
     parser.add_argument(
         "what",
         nargs="?",
         default="all",
-        choices=("fusion", "passthrough", "startup", "demo", "all"),
+        choices=("planner", "fusion", "passthrough", "startup", "demo", "all"),
         help="default: all",
     )
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
     parser.add_argument("--strict", action="store_true", help="exit with 1 if a target is missed")
     parser.add_argument(
-        "--repeat", type=_repeats, metavar="N", help="measure N times (default: 7 pairs, 5 starts, 1 demo)"
+        "--repeat", type=_repeats, metavar="N", help="measure N times (default: 7 pairs, 5 starts, 1 demo, 20 plans)"
     )
     return parser.parse_args()
 

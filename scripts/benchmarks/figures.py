@@ -17,7 +17,7 @@ Tell = Callable[[str], None]
 class Figure:
     """One figure, measured several times; its median counts. `target` is the most it may be, or the least.
 
-    `unit` is "s" for seconds or "×" for a ratio. `details` explain it and have no target.
+    `unit` is "s" for seconds, "×" for a ratio or "%" for a share. `details` explain it and have no target.
     """
 
     name: str

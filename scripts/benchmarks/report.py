@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -19,7 +20,10 @@ def print_json(before: float, after: float, figures: Sequence[Figure]) -> None:
 
 
 def print_table(before: float, after: float, figures: Sequence[Figure]) -> None:
-    """Medians with their range next to the targets, then what explains them, on stdout."""
+    """Medians with their range next to the targets, then what explains them, on stdout.
+
+    Details that are mappings of mappings are tables: a row each, with a column for every key.
+    """
     console = Console(highlight=False)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("figure", overflow="fold")
@@ -37,7 +41,22 @@ def print_table(before: float, after: float, figures: Sequence[Figure]) -> None:
         told = ", ".join(f"{name} {value}" for name, value in figure.details.items() if isinstance(value, int | float))
         if told:
             console.print(f"[dim]{figure.name}: {told}[/dim]", soft_wrap=True)
+    for figure in figures:
+        for title, rows in figure.details.items():
+            if isinstance(rows, Mapping):
+                console.print(f"\n[bold]{title}[/bold]", soft_wrap=True)
+                console.print(_side_by_side(rows))
     console.print(f"{_cores()} cores; load {before} before, {after} after", soft_wrap=True)
+
+
+def _side_by_side(rows: Mapping[str, Mapping[str, Any]]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    for heading in next(iter(rows.values()), ()):
+        table.add_column(heading, justify="right")
+    for name, row in rows.items():
+        table.add_row(name, *(str(value) for value in row.values()))
+    return table
 
 
 def _cores() -> int:

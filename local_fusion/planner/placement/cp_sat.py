@@ -147,6 +147,7 @@ class _Search:
         solver = self._cp_model.CpSolver()
         solver.parameters.num_workers = 1
         solver.parameters.random_seed = 0
+        solver.parameters.catch_sigint_signal = False  # it would take Ctrl-C over for the rest of the process
         # Linear relaxations find packings sooner; that there is none is proven up to ten times faster without them.
         solver.parameters.linearization_level = 1 if relax else 0
         solver.parameters.max_deterministic_time = effort

@@ -159,8 +159,8 @@ def _no_block(model: ModelConfig, facts: ModelFacts, devices: Sequence[Device]) 
     if model.tensor_parallel is None:
         return "there is no device that it can run on"
     return (
-        f"it is to be split over {model.tensor_parallel} GPUs of one kind that are near each other: there are fewer "
-        f"among {len(devices)} (`gpus` may name any)"
+        f"it is to be split over {model.tensor_parallel} GPUs of one kind, near each other: among the {len(devices)} "
+        "devices there are fewer (`gpus` may name any)"
     )
 
 
