@@ -35,7 +35,7 @@ def format_bytes(count: float) -> str:
     """`count` bytes for people: three significant digits, binary units."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if abs(count) < 1024 or unit == "GiB":
-            return f"{count:.0f} {unit}" if unit == "B" or count >= 1000 else f"{count:.3g} {unit}"
+            return f"{count:.0f} {unit}" if unit == "B" or abs(count) >= 999.5 else f"{count:.3g} {unit}"
         count /= 1024
     raise AssertionError("unreachable")
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from local_fusion.planner.inputs import Inputs
 from local_fusion.planner.memory.need import Impossible
+from local_fusion.planner.placement.goals import goals_of
 from local_fusion.planner.placement.options import Knowledge, build_problem, ways_to_run, without_sleep
 from local_fusion.planner.placement.place import Found, place
 from local_fusion.planner.placement.problem import Home, Option, Problem
@@ -46,7 +47,11 @@ def draft(inputs: Inputs) -> Draft:
         stopped = build_problem(inputs.config, without, inputs.rig)
         other = place(stopped, inputs.limits)
         if (other.goals.served, other.goals.homes) > (found.goals.served, found.goals.homes):
-            found = replace(other, assignment=put_to_sleep(problem, stopped, other.assignment))
+            assignment = put_to_sleep(problem, stopped, other.assignment)
+            goals = goals_of(problem, assignment)
+            exact = goals.concurrency >= other.goals.concurrency  # else what the solver proved is not about this
+            solver = other.solver if exact else replace(other.solver, status="feasible", gap=None)
+            found = replace(other, assignment=assignment, goals=goals, solver=solver)
     for engine, each in enumerate(problem.engines):
         if engine not in found.assignment:
             refused[each.name] = shortage(options[each.name], problem.room, inputs.rig.devices)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
@@ -134,7 +135,8 @@ def _difference(here: Goals, there: Goals) -> str:
         pairs = f"{there.collisions} pair{'' if there.collisions == 1 else 's'}"
         return f"{pairs} of a panel's models would share a GPU, not {here.collisions}"
     if there.concurrency < here.concurrency * (1 - TIE):
-        return f"the weakest would have {there.concurrency:.2f} requests at once, not {here.concurrency:.2f}"
+        told_here = "as many as it can run" if math.isinf(here.concurrency) else f"{here.concurrency:.2f}"
+        return f"the weakest would have {there.concurrency:.2f} requests at once, not {told_here}"
     if there.ranks > here.ranks:
         return f"it would take {there.ranks} GPUs in all, not {here.ranks}"
     return "nothing: it would do as well"

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from local_fusion.config.quantities import format_bytes
 from local_fusion.config.schema import ModelConfig
 from local_fusion.planner.drafting import Draft, draft
 from local_fusion.planner.inputs import Inputs
+from local_fusion.planner.memory.needs import SANE_CONTEXT
 from local_fusion.planner.placement.problem import Option
 from local_fusion.planner.placement.shares import share_cores, share_kv_cache
-from local_fusion.planner.placement.turns import instead_of, levels, room_beside
+from local_fusion.planner.placement.turns import instead_of, levels, must_move, room_beside
 from local_fusion.planner.plan import Placement, Plan, Refusal, Turns
 from local_fusion.planner.shortages import shortage_beside
 from local_fusion.planner.ways_out import ways_out, ways_to_reside
@@ -52,9 +53,8 @@ def _placements(inputs: Inputs, made: Draft) -> Iterator[Placement]:
     problem, assignment = made.problem, made.found.assignment
     kv = dict(share_kv_cache(problem, assignment).kv_bytes)
     turns = {engine: _turns(inputs, made, kv, engine) for engine, home in assignment.items() if not home.resident}
-    moving = turns.keys() | {problem.positions[name] for each in turns.values() for name in each.instead_of}
-    asleep_as = levels(assignment, frozenset(moving), inputs.rig.host_ram_bytes)
-    cores = _cores(inputs, made)
+    asleep_as = levels(assignment, must_move(problem, assignment, kv), inputs.rig.host_ram_bytes)
+    cores = _cores(inputs, made, turns)
     for engine in sorted(assignment):
         home, name = assignment[engine], problem.engines[engine].name
         need, devices = home.option.need, home.option.devices
@@ -101,12 +101,17 @@ def _concurrent(model: ModelConfig, option: Option, kv_bytes: int, context: int)
     return min(float(model.max_num_seqs), round(option.need.pool.requests(kv_bytes, context), 2))
 
 
-def _cores(inputs: Inputs, made: Draft) -> dict[int, tuple[int, ...]]:
+def _cores(inputs: Inputs, made: Draft, turns: Mapping[int, Turns]) -> dict[int, tuple[int, ...]]:
+    """CPU cores of each engine: residents divide them, an engine in turns has those of whoever makes room for it."""
     cores: dict[int, tuple[int, ...]] = {}
     for position, device in enumerate(inputs.rig.devices):
         if device.kind == "cpu":
             here = [engine for engine, home in sorted(made.found.assignment.items()) if position in home.option.devices]
-            cores |= dict(zip(here, share_cores(device.cores, len(here)), strict=True))
+            awake = [engine for engine in here if engine not in turns]
+            cores |= dict(zip(awake, share_cores(device.cores, len(awake)), strict=True))
+            for engine in (engine for engine in here if engine in turns):
+                freed = [cores[made.problem.positions[name]] for name in turns[engine].instead_of]
+                cores[engine] = tuple(sorted({core for each in freed for core in each})) or device.cores
     return cores
 
 
@@ -114,7 +119,7 @@ def _notes(inputs: Inputs, made: Draft, placements: tuple[Placement, ...]) -> It
     for placement in placements:
         model, known = inputs.config.models[placement.model], inputs.facts[placement.model]
         if model.max_model_len is None and placement.max_model_len < known.max_model_len:
-            if model.kv_cache_bytes is not None:
+            if model.kv_cache_bytes is not None and placement.max_model_len < min(known.max_model_len, SANE_CONTEXT):
                 why = "what `kv_cache_bytes` hold"
             elif placement.max_model_len < made.homes()[placement.model].option.need.context:
                 why = "what memory is left holds"
@@ -129,7 +134,7 @@ def _notes(inputs: Inputs, made: Draft, placements: tuple[Placement, ...]) -> It
         elif len({device.island for device in pinned}) > 1:
             yield f"{placement.model}: pinned to GPUs on different CPU sockets; expect slow tensor parallelism"
     for device in inputs.rig.devices:
-        here = sum(device.index in placement.devices for placement in placements)
+        here = sum(device.index in placement.devices and placement.resident for placement in placements)
         if device.kind == "cpu" and here > len(device.cores) > 0:
             yield f"{here} engines share {len(device.cores)} CPU cores: they slow each other down"
     sleepers = sum(

@@ -8,6 +8,7 @@ from itertools import combinations
 from typing import Any, Literal
 
 from local_fusion.config.quantities import format_bytes
+from local_fusion.hardware.cards import IDLE_BYTES
 from local_fusion.hardware.devices import Device
 from local_fusion.planner.drafting import Draft, draft
 from local_fusion.planner.facts.model import ModelFacts, WeightGroup
@@ -34,13 +35,15 @@ Wanted = Literal["a home", "awake"]
 
 def ways_out(model: str, inputs: Inputs, made: Draft) -> tuple[str, ...]:
     """Single changes each of which gives `model` a home without another model losing its own; may be empty."""
-    case = _Case(model, inputs, made, "a home")
+    case = _Case(model, inputs, made, "a home", inputs)
     return tuple(dict.fromkeys([*_changes_of_it(case), *_more_memory(case)]))
 
 
 def ways_to_reside(models: Sequence[str], inputs: Inputs, made: Draft) -> dict[str, tuple[str, ...]]:
     """For each of `models` single changes each of which keeps it awake, and all the others as well; may be empty."""
-    cases = [_Case(model, inputs, made, "awake") for model in models]
+    # Whoever has no home has nothing to do with it, unless there is more memory: then it may come back.
+    homed = replace(inputs, facts={name: inputs.facts[name] for name in inputs.facts if name in made.homes()})
+    cases = [_Case(model, homed, made, "awake", inputs) for model in models]
     memory = [way for case in cases[:1] for way in _more_memory(case)]  # the same for all of them
     tried: dict[tuple[str, ...], bool] = {}
     return {
@@ -51,12 +54,16 @@ def ways_to_reside(models: Sequence[str], inputs: Inputs, made: Draft) -> dict[s
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """One model within everything that was to be placed, and what is wanted for it."""
+    """One model within everything that was to be placed, and what is wanted for it.
+
+    `inputs` are those that count, `everything` all of them.
+    """
 
     model: str
     inputs: Inputs
     made: Draft
     wanted: Wanted
+    everything: Inputs
 
     def works(self, inputs: Inputs) -> bool:
         """Whether these inputs would do, for this model and everyone who has what is wanted now.
@@ -66,9 +73,8 @@ class _Case:
         """
         made = draft(replace(inputs, limits=_QUICK))
         homes = made.homes()
-        if self.wanted == "awake":
-            return homes.keys() >= inputs.facts.keys() and all(home.resident for home in homes.values())
-        return homes.keys() >= (self.made.homes().keys() & inputs.facts.keys()) | {self.model}
+        names = (self.made.homes().keys() & inputs.facts.keys()) | {self.model}
+        return all(name in homes and (homes[name].resident or self.wanted == "a home") for name in names)
 
     def with_options(self, **options: Any) -> Inputs:
         """Other options of the model itself."""
@@ -77,8 +83,13 @@ class _Case:
         models = {**config.models, self.model: changed}
         return replace(self.inputs, config=config.model_copy(update={"models": models}))
 
-    def with_devices(self, *devices: Device) -> Inputs:
-        return replace(self.inputs, rig=replace(self.inputs.rig, devices=devices))
+    def works_on(self, *devices: Device) -> bool:
+        """Whether other devices would do."""
+        return self.works(replace(self.inputs, rig=replace(self.inputs.rig, devices=devices)))
+
+    def all_works_on(self, *devices: Device) -> bool:
+        """Whether they would do also with those placed that have no home yet."""
+        return self.works(replace(self.everything, rig=replace(self.inputs.rig, devices=devices)))
 
     @property
     def on_gpu(self) -> bool:
@@ -132,14 +143,18 @@ def _other_devices(case: _Case) -> Iterator[str]:
         return
     free = draft(replace(case.with_options(gpus=None, tensor_parallel=None), limits=_QUICK))
     home = free.homes().get(case.model)
-    if home is None or not case.works(case.with_options(gpus=None, tensor_parallel=None)):
+    if home is None:
         return
     indices = [case.inputs.rig.devices[device].index for device in home.option.devices]
-    names = " and ".join(str(index) for index in indices)
-    if len(indices) == 1:
-        yield f"GPU {names}: `gpus: [{names}]`, or leave out `gpus` and `tensor_parallel`"
-    else:
-        yield f"split over GPUs {names}: `gpus: {indices}`, or leave out `gpus` and `tensor_parallel`"
+    where = f"GPU {indices[0]}"
+    if len(indices) > 1:
+        where = f"split over GPUs {', '.join(map(str, indices[:-1]))} and {indices[-1]}"
+    if model.gpus is None:
+        if case.works(case.with_options(tensor_parallel=len(indices))):
+            yield f"{where}: `tensor_parallel: {len(indices)}`"
+    elif case.works(case.with_options(gpus=indices, tensor_parallel=None)):
+        rest = " without `tensor_parallel`" if model.tensor_parallel not in (None, len(indices)) else ""
+        yield f"{where}: `gpus: {indices}`{rest}"
 
 
 def _fewer_bits(case: _Case) -> Iterator[str]:
@@ -168,7 +183,7 @@ def in_4_bit(facts: ModelFacts) -> ModelFacts:
 def _other_models(case: _Case, tried: dict[tuple[str, ...], bool]) -> Iterator[str]:
     """The one or two other models, of the least weight, without which all that remain would be awake.
 
-    What fits nowhere even by itself is not helped in this way: whoever is asleep is in nobody's way. All cases of a plan
+    What fits nowhere even by itself is not helped in this way: a model asleep is in nobody's way. All cases of a plan
     share `tried`.
     """
     facts = case.inputs.facts
@@ -200,31 +215,33 @@ def _more_memory(case: _Case) -> Iterator[str]:
     if not case.on_gpu:
         (device, *others) = devices
 
-        def with_memory(gibs: int) -> bool:
+        def larger(gibs: int) -> tuple[Device, ...]:
             more = gibs * _GIB
-            larger = replace(device, total_bytes=device.total_bytes + more, free_bytes=device.free_bytes + more)
-            return case.works(case.with_devices(larger, *others))
+            return (
+                replace(device, total_bytes=device.total_bytes + more, free_bytes=device.free_bytes + more),
+                *others,
+            )
 
-        gibs = _least(with_memory, 1, _MOST_RAM_GIB)
-        if gibs is not None:
+        gibs = _least(lambda gibs: case.works_on(*larger(gibs)), 1, _MOST_RAM_GIB)
+        if gibs is not None and case.all_works_on(*larger(gibs)):
             yield f"{gibs} GiB more free memory"
         return
     model = max(devices, key=lambda device: device.free_bytes)
     index = 1 + max(device.index for device in devices)
 
-    def with_cards(count: int) -> bool:
-        more = (replace(model, index=index + position, free_bytes=model.total_bytes) for position in range(count))
-        return case.works(case.with_devices(*devices, *more))
+    def with_cards(count: int) -> tuple[Device, ...]:
+        idle = model.total_bytes - IDLE_BYTES
+        return (*devices, *(replace(model, index=index + extra, free_bytes=idle) for extra in range(count)))
 
-    def with_card(gibs: int) -> bool:
-        card = Device(index, f"{gibs} GiB GPU", "cuda", gibs * _GIB, gibs * _GIB)
-        return case.works(case.with_devices(*devices, card))
+    def with_card(gibs: int) -> tuple[Device, ...]:
+        card = Device(index, f"{gibs} GiB GPU", "cuda", gibs * _GIB, gibs * _GIB - IDLE_BYTES)
+        return (*devices, card)
 
-    count = _least(with_cards, 1, _MOST_CARDS)
-    if count is not None:
+    count = _least(lambda count: case.works_on(*with_cards(count)), 1, _MOST_CARDS)
+    if count is not None and case.all_works_on(*with_cards(count)):
         yield f"{count} more GPU{'s' if count > 1 else ''} like GPU {model.index} ({model.name})"
-    gibs = _least(with_card, 1, _MOST_GIB)
-    if gibs is not None:
+    gibs = _least(lambda gibs: case.works_on(*with_card(gibs)), 1, _MOST_GIB)
+    if gibs is not None and case.all_works_on(*with_card(gibs)):
         yield f"a GPU more, with {gibs} GiB"
 
 

@@ -103,15 +103,16 @@ class _Search:
                 bound = level
             high = high if fits else level
         while bound - self.goals.concurrency > TIE / 2 * bound:
-            close = bound - self.goals.concurrency <= _CLOSE * bound
+            reached = self.goals.concurrency
+            close = bound - reached <= _CLOSE * bound
             if (left := self._left(_EXACT_SHARE if close else _LEVEL_SHARE)) <= 0:
                 break
-            reached = self.goals.concurrency
             level = min((reached + bound) / 2, reached / (1 - _CLOSE) or bound)
-            if (fits := self._try(level, left, relax=False)) is None:
-                break
-            if not fits:
+            fits = self._try(level, left, relax=False)
+            if fits is False:
                 bound = level
+            elif self.goals.concurrency <= reached:
+                break  # not found out, or not better by as much as counts
         return bound
 
     def _try(self, level: float, effort: float, *, relax: bool) -> bool | None:
@@ -127,7 +128,8 @@ class _Search:
         return level_bound(self._problem, all_resident=self.goals.residents == len(self._problem.engines))
 
     def _left(self, share: float) -> float:
-        return share * self._most - self._effort
+        """Effort that may still be spent of this share of all; none once time is up."""
+        return share * self._most - self._effort if self.seconds < self._limits.seconds else 0.0
 
     def spare_ranks(self) -> None:
         """Fewer devices for each engine where that costs nothing else."""

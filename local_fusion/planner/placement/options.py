@@ -21,7 +21,7 @@ _GPU_RESERVE = 0.02
 # Free RAM changes from one look to the next; the plan need not.
 _RAM_STEP = 256 * 1024**2
 _FEW = 4
-"""GPUs of one kind up to which every combination of them is tried for an engine; of more, neighbours only."""
+"""GPUs of one kind up to which every combination of them is tried; of more, neighbours and those with most room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,15 +121,19 @@ def _blocks(model: ModelConfig, facts: ModelFacts, devices: Sequence[Device]) ->
         raise Impossible(_indivisible(facts, model.tensor_parallel))
     for size in sizes:
         for group in alike.values():
-            yield from _within(group, size)
+            if size <= len(group):
+                yield from _within(group, size, devices)
 
 
-def _within(group: Sequence[int], size: int) -> Iterator[tuple[int, ...]]:
+def _within(group: Sequence[int], size: int, devices: Sequence[Device]) -> Iterator[tuple[int, ...]]:
     if len(group) <= _FEW:
         yield from combinations(group, size)
         return
-    starts = dict.fromkeys([*range(0, len(group) - size + 1, size), len(group) - size])
-    yield from (tuple(group[start : start + size]) for start in starts if start >= 0)
+    neighbours = (
+        tuple(group[start : start + size]) for start in (*range(0, len(group) - size, size), len(group) - size)
+    )
+    emptiest = sorted(group, key=lambda position: (-devices[position].free_bytes, position))[:size]
+    yield from dict.fromkeys([*neighbours, tuple(sorted(emptiest))])
 
 
 def _sizes(model: ModelConfig, facts: ModelFacts, most: int) -> list[int]:

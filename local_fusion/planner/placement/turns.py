@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import combinations
 
 from local_fusion.planner.placement.goals import goals_of
-from local_fusion.planner.placement.problem import Assignment, Home, Option, Problem, is_feasible
+from local_fusion.planner.placement.problem import Assignment, Home, Option, Problem, fit_together, is_feasible
 from local_fusion.planner.plan import Asleep
 
 _MANY = 12
@@ -15,7 +15,7 @@ _MANY = 12
 
 
 def instead_of(problem: Problem, assignment: Assignment, kv: Mapping[int, int], engine: int) -> frozenset[int]:
-    """The fewest residents, and of those the smallest, that must be asleep while `engine` is awake."""
+    """The residents that must be asleep while `engine` is awake: few fusion mates, then few and small ones."""
     home = assignment[engine]
     beside = [
         other
@@ -23,16 +23,36 @@ def instead_of(problem: Problem, assignment: Assignment, kv: Mapping[int, int], 
         if each.resident and not set(each.option.devices).isdisjoint(home.option.devices)
     ]
     beside.sort(key=lambda other: (assignment[other].option.need.fixed_bytes, other))
+    mates = {other for fusion in problem.fusions if engine in fusion.engines for other in fusion.engines}
 
     def fits(asleep: frozenset[int]) -> bool:
         left = room_beside(problem, assignment, kv, engine, asleep)
         return min(left.values()) >= home.option.need.least_bytes
 
-    for count in range(len(beside) + 1 if len(beside) <= _MANY else 0):
-        for some in combinations(beside, count):
-            if fits(frozenset(some)):
-                return frozenset(some)
+    if len(beside) <= _MANY:
+        subsets = (frozenset(some) for count in range(len(beside) + 1) for some in combinations(beside, count))
+        for some in sorted(subsets, key=lambda some: len(some & mates)):
+            if fits(some):
+                return some
     return frozenset(beside)
+
+
+def must_move(problem: Problem, assignment: Assignment, kv: Mapping[int, int]) -> frozenset[int]:
+    """Every engine that is not always awake: those in turns, and whoever makes room for them or for their fusion."""
+    turns = {engine for engine, home in assignment.items() if not home.resident}
+    moving = set(turns)
+    for engine in turns:
+        moving |= instead_of(problem, assignment, kv, engine)
+    for fusion in problem.fusions:
+        if turns.isdisjoint(fusion.engines) or not fit_together(problem, assignment, fusion.engines):
+            continue
+        devices = {device for engine in fusion.engines for device in assignment[engine].option.devices}
+        moving |= {
+            other
+            for other, home in assignment.items()
+            if other not in fusion.engines and not devices.isdisjoint(home.option.devices)
+        }
+    return frozenset(moving)
 
 
 def room_beside(

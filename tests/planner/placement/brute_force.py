@@ -1,4 +1,4 @@
-"""The best placement by trying all of them, with goals computed in another way than the planner's: the judge of both."""
+"""The best placement by trying all of them, with goals computed in another way than the planner's."""
 
 from __future__ import annotations
 

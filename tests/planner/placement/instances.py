@@ -49,6 +49,7 @@ def need(
         tensor_parallel=ranks,
         context=1,
         least_context=1,
+        batched_tokens=1,
         weights_bytes=weights // ranks,
         overhead=Overhead(process=overhead),
         pool=LinearPool(each),

@@ -153,7 +153,7 @@ def broken_laws(given: Inputs, made: Plan) -> Iterator[str]:
     """In words, whatever this plan must not do."""
     yield from _memory(made)
     yield from _host_ram(made)
-    told = [each.model for each in (*made.placements, *made.refusals)]
+    told = [placement.model for placement in made.placements] + [refusal.model for refusal in made.refusals]
     if sorted(told) != sorted(given.facts):
         yield f"of {sorted(given.facts)} it tells of {sorted(told)}"
     for placement in made.placements:
@@ -161,9 +161,9 @@ def broken_laws(given: Inputs, made: Plan) -> Iterator[str]:
             yield f"{placement.model}: {what}"
         for what in _split(given, placement):
             yield f"{placement.model}: {what}"
-    for each in made.refusals:
-        if each.needed_bytes and each.needed_bytes <= each.available_bytes:
-            yield f"{each.model} is refused {each.needed_bytes} bytes of {each.available_bytes}"
+    for refused in made.refusals:
+        if refused.needed_bytes and refused.needed_bytes <= refused.available_bytes:
+            yield f"{refused.model} is refused {refused.needed_bytes} bytes of {refused.available_bytes}"
     try:
         json.dumps(asdict(made), allow_nan=False, default=_plain)
     except (TypeError, ValueError) as error:
@@ -185,6 +185,8 @@ def _memory(made: Plan) -> Iterator[str]:
         if placement.resident is not (placement.turns is None):
             yield f"{placement.model} is resident and in turns, or neither"
         if placement.turns is not None:
+            if made.solver.status == "optimal" and placement.turns.needed_bytes <= placement.turns.available_bytes:
+                yield f"{placement.model} takes turns although there is room"
             scenes[placement.model] = (awake(made) - set(placement.turns.instead_of)) | {placement.model}
             if not set(placement.turns.instead_of) <= awake(made):
                 yield f"{placement.model} runs instead of {placement.turns.instead_of}, who are not awake anyway"
@@ -221,7 +223,7 @@ def _options(model: ModelConfig, known: ModelFacts, placement: Placement) -> Ite
         yield f"a cache of {model.kv_cache_bytes} bytes is wanted, and {placement.kv_cache_bytes} are planned"
     if not 1 <= placement.max_concurrent_requests <= model.max_num_seqs:
         yield f"{placement.max_concurrent_requests} requests at once, of at most {model.max_num_seqs}"
-    if not 0 < placement.max_model_len <= known.max_model_len:
+    if not 0 < placement.max_model_len <= known.max_model_len and not model.extra_args:
         yield f"a context of {placement.max_model_len}, and the model has {known.max_model_len}"
 
 

@@ -13,7 +13,7 @@ from local_fusion.planner.placement.greedy import greedy
 from local_fusion.planner.placement.place import place, quick
 from local_fusion.planner.placement.problem import Problem, is_feasible
 from tests.planner.placement import brute_force
-from tests.planner.placement.instances import small
+from tests.planner.placement.instances import GIB, MIB, engine, small
 
 TOGETHER = 100  # problems in one test
 CLOSE = 2e-3  # share of a concurrency; the planner takes two within 1e-3 as equal
@@ -30,11 +30,12 @@ def test_no_placement_is_better_than_the_solvers(first: int) -> None:
         assert found.goals.counts == counts, seed
         assert found.goals.concurrency >= level * (1 - CLOSE), seed
         assert found.goals.ranks <= ranks, seed
+        assert found.solver.status == "optimal", seed
         assert found.solver.gap is not None, seed
         assert found.goals.concurrency >= level * (1 - found.solver.gap) * (1 - 1e-9), seed
 
 
-@pytest.mark.parametrize("first", range(0, 2000, TOGETHER))
+@pytest.mark.parametrize("first", range(0, 1000, TOGETHER))
 def test_goals_are_those_of_an_independent_judge(first: int) -> None:
     for seed in range(first, first + TOGETHER):
         problem = small(seed)
@@ -45,6 +46,19 @@ def test_goals_are_those_of_an_independent_judge(first: int) -> None:
             assert goals.counts == brute_force.counts(problem, placed), seed
             judged = brute_force.concurrency(problem, placed)
             assert goals.concurrency == judged or math.isclose(goals.concurrency, judged, rel_tol=1e-6), seed
+
+
+@pytest.mark.timeout(20)
+def test_the_search_ends_where_what_is_better_counts_as_equal() -> None:
+    """Awake instead of `c`, `a` would give the weakest 0.07 % more: less than makes a difference, and never reached."""
+    sizes = {"a": (10 * GIB, 256 * MIB), "c": (10 * GIB + 5 * MIB, 256 * MIB), "d": (6 * GIB, 512 * MIB)}
+    engines = tuple(
+        engine(name, [(0,)], weights=weights, request=request, sleeping=GIB)
+        for name, (weights, request) in sizes.items()
+    )
+    found = place(Problem((24 * GIB,), engines), Limits())
+    assert found.goals.residents == 2
+    assert found.goals.concurrency == pytest.approx(28 / 3, rel=1e-3)
 
 
 def test_what_is_feasible_is_what_the_judge_says() -> None:
