@@ -237,3 +237,25 @@ def test_a_request_that_outlasts_the_drain_is_told_that_the_server_stops(home: H
     assert running.code() == 0
     assert "503" in str(asking.error)
     assert "Traceback" not in running.err
+
+
+def test_the_engines_are_started_as_the_plan_says(home: Home) -> None:
+    config = home.configure("a", "b", fusions=ONE, server={"port": 0})
+    config.write_text(config.read_text().replace("kv_cache_bytes: 1MiB", "kv_cache_bytes: auto"))
+    told = json.loads(home.run("plan", "--json").out)["placements"]
+    planned = {each["model"]: (each["kv_cache_bytes"], each["max_model_len"], each["tensor_parallel"]) for each in told}
+    with serving(home) as (running, _):
+        running.wait_for("engine b: awake")
+        started = dict(engine for pid in home.processes() if (engine := command_line(pid)) is not None)
+    assert planned.keys() == {"a", "b"}
+    assert started == planned
+
+
+def command_line(pid: int) -> tuple[str, tuple[int, ...]] | None:
+    """An engine's name, KV bytes, context and split, from how its process was started; None for other processes."""
+    argv = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    if "--kv-cache-memory-bytes" not in argv:
+        return None
+    options = ("--kv-cache-memory-bytes", "--max-model-len", "--tensor-parallel-size")
+    numbers = tuple(int(argv[argv.index(option) + 1]) for option in options)
+    return argv[argv.index("--served-model-name") + 1], numbers

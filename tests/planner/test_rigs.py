@@ -142,4 +142,3 @@ def test_twelve_models_on_eight_gpus_are_placed_as_well_as_can_be() -> None:
     assert made.solver.status == "optimal"
     assert made.solver.gap is not None
     assert made.solver.gap <= 0.02
-    assert made.solver.seconds < 5

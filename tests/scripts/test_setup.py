@@ -37,6 +37,10 @@ if [[ -e $here/on-call ]]; then . "$here/on-call"; fi
 """
 
 
+# How `scripts/test` runs the tests that need no vLLM: some more workers than there are cores.
+FAST = f"-m not vllm -n {min(len(os.sched_getaffinity(0)), 8) + (len(os.sched_getaffinity(0)) < 8)}"
+
+
 class Machine:
     """A folder with the scripts in it, the programs they find, and what those were asked to do."""
 
@@ -377,11 +381,25 @@ class TestTheOtherScripts:
 
     def test_test_passes_its_arguments_to_pytest(self, machine: Machine) -> None:
         assert machine.run("-x", "tests/core", script="test").returncode == 0
-        assert machine.calls[-1] == "python -m pytest -x tests/core"
+        assert machine.calls[-2:] == [
+            f"python -m pytest {FAST} -x tests/core",
+            "python -m pytest -m vllm -x tests/core",
+        ]
 
     def test_test_fast_leaves_out_what_starts_vllm(self, machine: Machine) -> None:
         assert machine.run("--fast", "-x", script="test").returncode == 0
-        assert machine.calls[-1] == "python -m pytest -m not vllm -x"
+        assert machine.calls[-1] == f"python -m pytest {FAST} -x"
+
+    @pytest.mark.parametrize(
+        ("fast", "real", "outcome", "both"),
+        [(0, 5, 0, True), (5, 0, 0, True), (5, 5, 5, True), (1, 0, 1, True), (0, 1, 1, True), (2, 0, 2, False)],
+    )
+    def test_the_worse_of_both_runs_counts_and_a_broken_first_one_ends_it(
+        self, machine: Machine, fast: int, real: int, outcome: int, both: bool
+    ) -> None:
+        machine.on_call(f'case "$*" in *"not vllm"*) exit {fast};; *"pytest -m vllm"*) exit {real};; esac')
+        assert machine.run(script="test").returncode == outcome
+        assert (machine.calls[-1] == "python -m pytest -m vllm") is both
 
     def test_check_runs_all_checks_and_names_those_that_failed(self, machine: Machine) -> None:
         machine.on_call('case "$*" in "-m ruff format"*|"-m mypy"*) exit 1;; esac')

@@ -34,7 +34,7 @@ class Limits:
     effort: float = 0.4
     least: float = 6.0
     most: float = 12.0
-    seconds: float = 10.0
+    seconds: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
