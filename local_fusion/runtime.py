@@ -30,7 +30,7 @@ from local_fusion.engines.lessons import Lessons
 from local_fusion.engines.measurements import load_measurements
 from local_fusion.engines.model import EngineModel
 from local_fusion.engines.runtime_folder import RuntimeFolder, clean_up_leftovers
-from local_fusion.errors import SetupError, UnknownModel
+from local_fusion.errors import LocalFusionError, SetupError, UnknownModel
 from local_fusion.fusion.model import FusionModel
 from local_fusion.hardware.devices import Rig
 from local_fusion.hardware.probe import probe_rig
@@ -132,10 +132,25 @@ def this_rig(config: Config) -> Rig:
 def gather(config: Config, rig: Rig, *, models: Iterable[str] | None = None) -> Inputs:
     """Everything that a plan of `models` (default: all) on `rig` depends on; nothing is downloaded or imported.
 
-    A model may be no more than its config.json. Raises `CallerError` or `SetupError` that names the model's source.
+    A model may be no more than its config.json. Raises `CallerError` or `SetupError` that names every source that is
+    not there, with what to do about it.
     """
-    names = config.models if models is None else models
-    return _inputs(config, {name: locate(config.models[name].source) for name in names}, rig, learned=True)
+    found: dict[str, Path] = {}
+    missing: dict[str, LocalFusionError] = {}
+    for name in config.models if models is None else models:
+        try:
+            found[name] = locate(config.models[name].source)
+        except LocalFusionError as error:
+            missing[name] = error
+    if len(missing) > 1:
+        told = [f"{name}: {each.message}\n  → {each.hint}" for name, each in missing.items()]
+        raise SetupError(
+            f"{len(missing)} models cannot be planned:\n" + "\n".join(told),
+            hint="To fetch what planning needs of all of them: local-fusion models pull --config-only",
+        )
+    for problem in missing.values():
+        raise problem
+    return _inputs(config, found, rig, learned=True)
 
 
 def _inputs(config: Config, checkpoints: Mapping[str, Path], rig: Rig, *, learned: bool) -> Inputs:

@@ -46,7 +46,8 @@ class Lessons:
         model, facts = self._inputs.config.models[engine.name], self._inputs.facts[engine.name]
         names = {device.index: device.name for device in self._inputs.rig.devices}
         ranks = placement.tensor_parallel
-        key = circumstances(model, facts.fingerprint, ranks, names[placement.devices[0]], self._inputs.vllm)
+        device, tokens = names[placement.devices[0]], placement.batched_tokens
+        key = circumstances(model, facts.fingerprint, ranks, device, self._inputs.vllm, batched_tokens=tokens)
         # The plan's own figure is 0 where the overhead was measured before; an engine at rest shows no activations.
         estimate = overhead(model, facts, ranks, placement.kind, tokens=placement.batched_tokens)
         with suppress(EngineError):  # stopped in the meantime

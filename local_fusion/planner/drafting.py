@@ -12,6 +12,7 @@ from local_fusion.planner.placement.options import Knowledge, build_problem, way
 from local_fusion.planner.placement.place import Found, place
 from local_fusion.planner.placement.problem import Home, Option, Problem
 from local_fusion.planner.placement.turns import put_to_sleep
+from local_fusion.planner.plan import Solver
 from local_fusion.planner.shortages import Shortage, shortage
 
 
@@ -45,12 +46,17 @@ def draft(inputs: Inputs) -> Draft:
         # What sleeping engines leave behind may be what keeps others from having a home; stopped ones leave nothing.
         without = {name: without_sleep(each) for name, each in options.items()}
         stopped = build_problem(inputs.config, without, inputs.rig)
-        other = place(stopped, inputs.limits)
+        left = max(0.0, inputs.limits.seconds - found.solver.seconds)
+        other = place(stopped, replace(inputs.limits, seconds=left))
+        seconds = found.solver.seconds + other.solver.seconds
+        found = replace(found, solver=replace(found.solver, seconds=seconds))
         if (other.goals.served, other.goals.homes) > (found.goals.served, found.goals.homes):
             assignment = put_to_sleep(problem, stopped, other.assignment)
             goals = goals_of(problem, assignment)
             exact = goals.concurrency >= other.goals.concurrency  # else what the solver proved is not about this
-            solver = other.solver if exact else replace(other.solver, status="feasible", gap=None)
+            solver = (
+                Solver(other.solver.status, other.solver.gap, seconds) if exact else Solver("feasible", None, seconds)
+            )
             found = replace(other, assignment=assignment, goals=goals, solver=solver)
     for engine, each in enumerate(problem.engines):
         if engine not in found.assignment:

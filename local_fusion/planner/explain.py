@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from local_fusion.config.quantities import format_bytes
 from local_fusion.errors import Refused
 from local_fusion.hardware.devices import Device
-from local_fusion.planner.drafting import Draft, draft
 from local_fusion.planner.inputs import Inputs
 from local_fusion.planner.placement.cp_sat import Limits
-from local_fusion.planner.placement.goals import TIE, Goals
-from local_fusion.planner.placement.problem import Option
+from local_fusion.planner.placement.goals import TIE, Goals, goals_of
+from local_fusion.planner.placement.options import Knowledge, build_problem, ways_to_run, without_sleep
+from local_fusion.planner.placement.place import place
+from local_fusion.planner.placement.problem import Assignment, Home, Option, Problem
 from local_fusion.planner.plan import Plan
 
 _BRIEF = Limits(least=0.5, most=0.5)
@@ -70,53 +71,88 @@ class Reason:
 
 
 def explain(inputs: Inputs, plan: Plan) -> tuple[Reason, ...]:
-    """For each placed model, the other ways to run it, each planned with everything else placed anew, but briefly.
+    """For each model of `plan`, which is the plan of `inputs`, the other ways to run it and what they would cost.
 
-    Of devices that are alike and hold alike only one is tried: the others would do the same. `plan` must be the plan of
-    `inputs`.
+    Each is placed anew with everything else, beginning from the plan, but searched briefly: where that proved nothing,
+    the words say so. Of devices that are alike and hold alike only one is tried: the others would do the same.
     """
-    made = draft(inputs)
-    return tuple(
-        Reason(
-            placement.model,
-            _where(placement.devices, inputs.rig.devices),
-            tuple(_alternatives(inputs, made, placement.model)),
+    ways, problem, assignment = _as_placed(inputs, plan)
+    goals = goals_of(problem, assignment)
+    reasons = []
+    for placement in plan.placements:
+        model, home = inputs.config.models[placement.model], assignment[problem.positions[placement.model]]
+        others = _others(inputs, problem, ways[placement.model], home.option)
+        where = _where(placement.devices, inputs.rig.devices)
+        if model.gpus is not None:
+            where += ", where it is pinned"
+        elif len(ways[placement.model]) == 1:
+            where += ", the only place that there is for it"
+        elif not others:
+            where += "; others that are alike would do as well"
+        if not placement.resident:
+            where += ", in turns"
+        worse = (_worse(inputs, problem, assignment, goals, placement.model, option) for option in others)
+        told = (
+            _where([inputs.rig.devices[each].index for each in other.devices], inputs.rig.devices) for other in others
         )
-        for placement in plan.placements
-    )
+        reasons.append(Reason(placement.model, where, tuple(map(Alternative, told, worse))))
+    return tuple(reasons)
 
 
-def _alternatives(inputs: Inputs, made: Draft, model: str) -> Iterator[Alternative]:
-    tried = {_kind(inputs, made, made.homes()[model].option)}
-    for option in made.options[model]:
-        if (kind := _kind(inputs, made, option)) not in tried:
-            tried.add(kind)
-            where = _where([inputs.rig.devices[each].index for each in option.devices], inputs.rig.devices)
-            yield Alternative(where, _worse(inputs, made, model, option))
+def _as_placed(inputs: Inputs, plan: Plan) -> tuple[dict[str, tuple[Option, ...]], Problem, Assignment]:
+    """The ways to run each placed model, the problem that `plan` answers, and its answer."""
+    known = Knowledge(inputs.measurements, inputs.vllm)
+    options = {
+        each.model: ways_to_run(inputs.config.models[each.model], inputs.facts[each.model], inputs.rig, known)
+        for each in plan.placements
+    }
+    stopped = {each.model for each in plan.placements if each.asleep == "stopped"}
+    options = {name: without_sleep(ways) if name in stopped else ways for name, ways in options.items()}
+    problem = build_problem(inputs.config, options, inputs.rig)
+    positions = {device.index: position for position, device in enumerate(inputs.rig.devices)}
+    homes = {}
+    for each in plan.placements:
+        engine, devices = problem.positions[each.model], tuple(positions[index] for index in each.devices)
+        option = next(option for option in problem.engines[engine].options if option.devices == devices)
+        homes[engine] = Home(option, each.resident)
+    return options, problem, homes
 
 
-def _kind(inputs: Inputs, made: Draft, option: Option) -> tuple[object, ...]:
+def _others(inputs: Inputs, problem: Problem, ways: Iterable[Option], chosen: Option) -> list[Option]:
+    """One of `ways` of each kind, but for the kind that was chosen."""
+    kinds = {_kind(inputs, problem, chosen)}
+    found = []
+    for option in ways:
+        if (kind := _kind(inputs, problem, option)) not in kinds:
+            kinds.add(kind)
+            found.append(option)
+    return found
+
+
+def _kind(inputs: Inputs, problem: Problem, option: Option) -> tuple[object, ...]:
     """What makes devices different from others: their make, what is free of them, and who is pinned there."""
     pinned = [tuple(model.gpus) for model in inputs.config.models.values() if model.gpus is not None]
 
     def kind(position: int) -> tuple[object, ...]:
         device = inputs.rig.devices[position]
         here = tuple(number for number, gpus in enumerate(pinned) if device.index in gpus)
-        return device.name, device.island, device.node, made.problem.room[position], here
+        return device.name, device.island, device.node, problem.room[position], here
 
     return tuple(sorted(map(kind, option.devices), key=repr))
 
 
-def _worse(inputs: Inputs, made: Draft, model: str, option: Option) -> str:
-    """What the best placement with `model` run by `option` does worse."""
-    least, room = option.need.least_bytes, min(made.problem.room[device] for device in option.devices)
+def _worse(inputs: Inputs, problem: Problem, assignment: Assignment, goals: Goals, model: str, option: Option) -> str:
+    """What is worse with `model` run by `option`, everything else being placed for that."""
+    least, room = option.need.least_bytes, min(problem.room[device] for device in option.devices)
     if least > room:
         return f"it needs {format_bytes(least)} there, and {format_bytes(max(0, room))} are free"
-    indices = [inputs.rig.devices[device].index for device in option.devices]
-    changed = inputs.config.models[model].model_copy(update={"gpus": indices, "tensor_parallel": None})
-    config = inputs.config.model_copy(update={"models": {**inputs.config.models, model: changed}})
-    other = draft(replace(inputs, config=config, limits=_BRIEF))
-    return _difference(made.found.goals, other.found.goals)
+    engine = problem.positions[model]
+    engines = list(problem.engines)
+    engines[engine] = replace(engines[engine], options=(option,))
+    moved = {**assignment, engine: replace(assignment[engine], option=option)}
+    found = place(replace(problem, engines=tuple(engines)), _BRIEF, start=moved)
+    told = _difference(goals, found.goals)
+    return told if found.solver.status == "optimal" else f"{told}, as far as a brief search found"
 
 
 def _difference(here: Goals, there: Goals) -> str:

@@ -15,7 +15,7 @@ from local_fusion.planner.placement.cp_sat import Limits
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """Everything that a plan depends on; the same inputs give the same plan."""
+    """Everything that a plan depends on; the same inputs give the same plan, unless the clock ends the search."""
 
     config: Config
     facts: Mapping[str, ModelFacts]

@@ -86,8 +86,8 @@ class Refusal:
 class Solver:
     """How the plan was found. `gap` is how far the weakest fusion's concurrency may be below what is possible.
 
-    `status` is "optimal" (nothing better exists, concurrency within 2 %), "feasible" (the time limit came first) or
-    "greedy" (no solver ran).
+    `status` is "optimal" (nothing better exists, concurrency within 2 %), "feasible" (a better one is not ruled
+    out) or "greedy" (no solver ran).
     `gap` is a share from 0 to 1, None where nothing bounds it. `seconds` is the time that solving took.
     """
 

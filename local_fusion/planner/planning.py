@@ -10,8 +10,9 @@ from local_fusion.config.schema import ModelConfig
 from local_fusion.planner.drafting import Draft, draft
 from local_fusion.planner.inputs import Inputs
 from local_fusion.planner.memory.needs import SANE_CONTEXT
+from local_fusion.planner.placement.cores import share_cores
 from local_fusion.planner.placement.problem import Option
-from local_fusion.planner.placement.shares import share_cores, share_kv_cache
+from local_fusion.planner.placement.shares import share_kv_cache
 from local_fusion.planner.placement.turns import instead_of, levels, must_move, room_beside
 from local_fusion.planner.plan import Placement, Plan, Refusal, Turns
 from local_fusion.planner.shortages import shortage_beside
@@ -22,7 +23,7 @@ def make_plan(inputs: Inputs) -> Plan:
     """Place every model of the configuration that there are facts about.
 
     A model that fits nowhere becomes a refusal, and the others keep their places: whether to go on is the caller's
-    choice. Pure: the same inputs give the same plan.
+    choice. The same inputs give the same plan, unless the clock ended the search, which a note then tells.
     """
     made = draft(inputs)
     placements = tuple(_placements(inputs, made))

@@ -8,6 +8,7 @@ from itertools import combinations
 from typing import Any, Literal
 
 from local_fusion.config.quantities import format_bytes
+from local_fusion.config.references import engines_of
 from local_fusion.hardware.cards import IDLE_BYTES
 from local_fusion.hardware.devices import Device
 from local_fusion.planner.drafting import Draft, draft
@@ -16,12 +17,13 @@ from local_fusion.planner.inputs import Inputs
 from local_fusion.planner.memory.need import Impossible
 from local_fusion.planner.memory.needs import need
 from local_fusion.planner.placement.cp_sat import Limits
+from local_fusion.planner.placement.options import Knowledge, ways_to_run
 
 _GIB = 1024**3
 _CONTEXT_STEP = 512  # tokens
 _LEAST_STEPS = 2  # shorter contexts are of no use to anyone
 _MOST_CARDS = 8
-_MOST_GIB = 288  # the largest GPU one can buy
+_MOST_GIB = 268  # the largest card that is known (`hardware/cards.py`)
 _MOST_RAM_GIB = 4096
 _MOST_TRIES = 40  # of models to take out, the smallest first
 # AWQ and GPTQ in groups of 128: four bits, and for each group a 16-bit scale and a four-bit zero point.
@@ -138,23 +140,33 @@ def _other_options(case: _Case) -> Iterator[str]:
 
 def _other_devices(case: _Case) -> Iterator[str]:
     """Other GPUs, or more of them, than the configuration allows."""
-    model = case.inputs.config.models[case.model]
+    model, rig = case.inputs.config.models[case.model], case.inputs.rig
     if model.gpus is None and model.tensor_parallel is None:
         return
-    free = draft(replace(case.with_options(gpus=None, tensor_parallel=None), limits=_QUICK))
-    home = free.homes().get(case.model)
-    if home is None:
+    if not case.on_gpu:
+        if case.works(case.with_options(gpus=None, tensor_parallel=None)):
+            names = [f"`{name}`" for name in ("gpus", "tensor_parallel") if getattr(model, name) is not None]
+            yield f"leave out {' and '.join(names)}: there is no GPU"
         return
-    indices = [case.inputs.rig.devices[device].index for device in home.option.devices]
-    where = f"GPU {indices[0]}"
-    if len(indices) > 1:
-        where = f"split over GPUs {', '.join(map(str, indices[:-1]))} and {indices[-1]}"
-    if model.gpus is None:
-        if case.works(case.with_options(tensor_parallel=len(indices))):
-            yield f"{where}: `tensor_parallel: {len(indices)}`"
-    elif case.works(case.with_options(gpus=indices, tensor_parallel=None)):
-        rest = " without `tensor_parallel`" if model.tensor_parallel not in (None, len(indices)) else ""
-        yield f"{where}: `gpus: {indices}`{rest}"
+    try:
+        free = case.with_options(gpus=None, tensor_parallel=None).config.models[case.model]
+        known = Knowledge(case.inputs.measurements, case.inputs.vllm)
+        ways = ways_to_run(free, case.inputs.facts[case.model], rig, known)
+    except Impossible:
+        return
+    for ranks in sorted({len(way.devices) for way in ways}):
+        if model.gpus is None:
+            if case.works(case.with_options(tensor_parallel=ranks)):
+                yield f"{'on one GPU' if ranks == 1 else f'split over {ranks} GPUs'}: `tensor_parallel: {ranks}`"
+                return
+            continue
+        for way in (way for way in ways if len(way.devices) == ranks):
+            indices = [rig.devices[device].index for device in way.devices]
+            if case.works(case.with_options(gpus=indices, tensor_parallel=None)):
+                rest = " without `tensor_parallel`" if model.tensor_parallel not in (None, ranks) else ""
+                where = "GPU" if ranks == 1 else "split over GPUs"
+                yield f"{where} {' and '.join(map(str, indices))}: `gpus: {indices}`{rest}"
+                return
 
 
 def _fewer_bits(case: _Case) -> Iterator[str]:
@@ -204,14 +216,19 @@ def _other_models(case: _Case, tried: dict[tuple[str, ...], bool]) -> Iterator[s
                 kept: Mapping[str, ModelFacts] = {name: each for name, each in facts.items() if name not in names}
                 tried[names] = case.works(replace(case.inputs, facts=kept))
             if tried[names]:
-                yield f"fewer models: take out {' and '.join(f'`{name}`' for name in names)}"
+                told = " and ".join(f"`{name}`" for name in names)
+                config = case.inputs.config
+                gone = [fusion for fusion in config.fusions if not engines_of(config, fusion).isdisjoint(names)]
+                with_it = f" (and with it the fusion{'s' if len(gone) > 1 else ''} {', '.join(gone)})" if gone else ""
+                yield f"fewer models: take out {told}{with_it}"
                 return
 
 
 def _more_memory(case: _Case) -> Iterator[str]:
     devices = case.inputs.rig.devices
-    if not devices:
-        return
+    pins = case.inputs.config.models[case.model].gpus or []
+    if not devices or not set(pins) <= {device.index for device in devices}:
+        return  # a pin to a GPU that is not there is not a matter of memory
     if not case.on_gpu:
         (device, *others) = devices
 

@@ -20,7 +20,7 @@ from local_fusion.planner.inputs import Inputs
 from local_fusion.planner.memory.needs import need
 
 RIG = "8xH100,ram=1TiB"
-FITS, TOO_MUCH = (0.5, 0.8), (1.1, 1.5)
+FITS, TIGHT, TOO_MUCH = (0.5, 0.8), (0.8, 0.95), (1.1, 1.5)
 """Shares of the cards' free memory that all models of a configuration need at least, drawn evenly between the two."""
 _CONTEXTS = (None, None, 8192, 16384, 32768)  # tokens; None leaves it to the planner
 _SAMPLES = (1, 1, 1, 2, 4)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import mean, median
 
 from benchmarks.figures import Figure, Tell
-from benchmarks.fleets import FITS, TOO_MUCH, fleet
+from benchmarks.fleets import FITS, TIGHT, TOO_MUCH, fleet
 from benchmarks.rules import Outcome, first_fit, four_fifths, outcome, start
 from local_fusion.planner.inputs import Inputs
 from local_fusion.planner.placement.greedy import greedy
@@ -50,22 +50,32 @@ class Run:
 async def measure_planner(repeat: int, tell: Tell) -> list[Figure]:
     """Plan `repeat` made-up configurations of 12 models for eight GPUs, and as many of 32.
 
-    And a quarter as many of 24 that need more memory than there is. `fleets.fleet` says how they are drawn.
+    Half as many of 12 that hardly fit, and a quarter as many of 24 that need more memory than there is. `fleets.fleet`
+    says how they are drawn.
     """
     few = await _plan_all(FEW, FITS, repeat, tell)
+    tight = await _plan_all(FEW, TIGHT, -(-repeat // 2), tell)
     many = await _plan_all(MANY, FITS, repeat, tell)
     too_many = await _plan_all(TOO_MANY, TOO_MUCH, -(-repeat // 4), tell)
-    proven = 100 * mean(run.proven for run in few)
     name_few, name_many = (f"planner: {models} models on 8 GPUs" for models in (FEW, MANY))
     return [
         _seconds(name_few, few, SECONDS_FOR_FEW),
-        Figure(f"{name_few}, plans proven optimal", "%", (proven,), PROVEN, at_least=True),
+        Figure(f"{name_few}, plans proven optimal", "%", (_proven(few),), PROVEN, at_least=True),
         *_against(name_few, few),
+        _seconds(f"{name_few} that hardly hold them", tight, SECONDS_FOR_MANY),
+        Figure(
+            f"{name_few} that hardly hold them, plans proven optimal", "%", (_proven(tight),), PROVEN, at_least=True
+        ),
         _seconds(name_many, many, SECONDS_FOR_MANY),
         Figure(f"{name_many}, gap to the bound", "%", tuple(run.gap for run in many), GAP),
         *_against(name_many, many),
         *_against(f"planner: {TOO_MANY} models too large for 8 GPUs", too_many),
     ]
+
+
+def _proven(runs: Sequence[Run]) -> float:
+    """How many of the plans are proven optimal, in percent."""
+    return 100 * mean(run.proven for run in runs)
 
 
 async def _plan_all(models: int, fill: tuple[float, float], repeat: int, tell: Tell) -> list[Run]:

@@ -25,7 +25,7 @@ from local_fusion.engines.measurements import (
 from local_fusion.planner.memory.measured import Circumstances, Measurement, circumstances
 
 CARD = "NVIDIA GeForce RTX 3090"
-KEY = circumstances(ModelConfig(source="x"), "llama-1", 2, CARD, "0.32.0")
+KEY = circumstances(ModelConfig(source="x"), "llama-1", 2, CARD, "0.32.0", batched_tokens=2048)
 CACHE = Measurement(kv_cache_bytes=2**30, kv_tokens=46592, max_model_len=2048)
 
 
@@ -70,13 +70,14 @@ def test_an_entry_is_an_object_in_which_a_reader_finds_all_of_its_key_and_the_ti
 @pytest.mark.parametrize(
     "other",
     [
-        circumstances(ModelConfig(source="x"), "llama-2", 2, CARD, "0.32.0"),
-        circumstances(ModelConfig(source="x"), "llama-1", 1, CARD, "0.32.0"),
-        circumstances(ModelConfig(source="x"), "llama-1", 2, "NVIDIA H100", "0.32.0"),
-        circumstances(ModelConfig(source="x"), "llama-1", 2, CARD, "0.33.0"),
-        circumstances(ModelConfig(source="x", max_num_seqs=7), "llama-1", 2, CARD, "0.32.0"),
+        circumstances(ModelConfig(source="x"), "llama-2", 2, CARD, "0.32.0", batched_tokens=2048),
+        circumstances(ModelConfig(source="x"), "llama-1", 1, CARD, "0.32.0", batched_tokens=2048),
+        circumstances(ModelConfig(source="x"), "llama-1", 2, "NVIDIA H100", "0.32.0", batched_tokens=2048),
+        circumstances(ModelConfig(source="x"), "llama-1", 2, CARD, "0.33.0", batched_tokens=2048),
+        circumstances(ModelConfig(source="x", max_num_seqs=7), "llama-1", 2, CARD, "0.32.0", batched_tokens=2048),
+        circumstances(ModelConfig(source="x"), "llama-1", 2, CARD, "0.32.0", batched_tokens=8192),
     ],
-    ids=["checkpoint", "tensor parallel", "device", "vLLM", "options"],
+    ids=["checkpoint", "tensor parallel", "device", "vLLM", "options", "tokens of a step"],
 )
 def test_another_circumstance_is_another_measurement(other: Circumstances) -> None:
     remember(KEY, CACHE)

@@ -121,11 +121,18 @@ def test_more_gpus_for_nothing_are_told_so_and_what_is_alike_is_not_told_again()
 
 
 def test_on_the_cpu_there_is_nothing_else() -> None:
-    assert reasons({"a": facts(1)}, cpu(16))["a"] == Reason("a", "on the CPU", ())
+    reason = reasons({"a": facts(1)}, cpu(16))["a"]
+    assert reason == Reason("a", "on the CPU, the only place that there is for it", ())
 
 
 def test_a_pinned_model_is_nowhere_else() -> None:
-    assert reasons({"a": facts(1)}, gpus(24, 24), models={"a": {"gpus": [1]}})["a"] == Reason("a", "on GPU 1", ())
+    reason = reasons({"a": facts(1)}, gpus(24, 24), models={"a": {"gpus": [1]}})["a"]
+    assert reason == Reason("a", "on GPU 1, where it is pinned", ())
+
+
+def test_gpus_that_are_alike_are_told_together() -> None:
+    reason = reasons({"a": facts(40, heads=3, kv_heads=3)}, gpus(48, 48))["a"]
+    assert reason == Reason("a", "on GPU 0; others that are alike would do as well", ())
 
 
 @pytest.mark.parametrize(

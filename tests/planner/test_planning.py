@@ -295,7 +295,7 @@ def test_what_a_real_start_has_shown_replaces_the_estimate_and_is_named() -> Non
     seen = Measurement(
         weights_bytes=11 * GIB, kv_cache_bytes=GIB, kv_tokens=8192, max_model_len=8192, residual_bytes=GIB
     )
-    key = circumstances(given.config.models["a"], given.facts["a"].fingerprint, 1, "card", "0.32")
+    key = circumstances(given.config.models["a"], given.facts["a"].fingerprint, 1, "card", "0.32", batched_tokens=2048)
     given = replace(given, measurements={key: seen})
     placement = home(lawful(given), "a")
     assert (placement.weights_bytes, placement.overhead_bytes) == (11 * GIB, GIB)
@@ -308,7 +308,7 @@ def test_what_a_real_start_has_shown_replaces_the_estimate_and_is_named() -> Non
 def test_what_was_measured_can_make_a_model_fit() -> None:
     given = inputs({"a": facts(21)}, gpus(24), vllm="0.32")
     assert lawful(given).refusals
-    key = circumstances(given.config.models["a"], given.facts["a"].fingerprint, 1, "card", "0.32")
+    key = circumstances(given.config.models["a"], given.facts["a"].fingerprint, 1, "card", "0.32", batched_tokens=2048)
     seen = {key: Measurement(residual_bytes=GIB)}
     assert home(lawful(replace(given, measurements=seen))).measured == {"overhead"}
 

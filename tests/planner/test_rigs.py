@@ -57,29 +57,6 @@ SHAPES = {
     "ibm-granite/granite-3.3-8b-instruct": shape(40, 4096, 12800, 32, 8, 49159, tie_word_embeddings=True),
 }
 
-
-FAMILIES = {
-    "Qwen/Qwen3": "qwen3",
-    "Qwen/": "qwen2",
-    "microsoft/phi": "phi3",
-    "meta-llama/": "llama",
-    "allenai/": "olmo2",
-    "google/gemma-3": "gemma3",
-    "mistralai/": "mistral",
-    "ibm-granite/": "granite",
-}
-CLASSES = {
-    "qwen3": "Qwen3ForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "phi3": "Phi3ForCausalLM",
-    "llama": "LlamaForCausalLM",
-    "olmo2": "Olmo2ForCausalLM",
-    "gemma3": "Gemma3ForConditionalGeneration",
-    "mistral": "MistralForCausalLM",
-    "granite": "GraniteForCausalLM",
-}
-
-
 FAMILIES = {
     "Qwen/Qwen3": "qwen3",
     "Qwen/": "qwen2",

@@ -148,10 +148,11 @@ async def test_every_figure_is_a_finite_number_and_every_way_is_a_row(
     planner, report = load("planner"), load("report")
     for name, models in {"FEW": 3, "MANY": 4, "TOO_MANY": 5}.items():
         monkeypatch.setattr(planner, name, models)
-    monkeypatch.setattr(planner, "TOO_MUCH", (0.5, 0.7))  # no five models need more than there is
+    for name in ("TIGHT", "TOO_MUCH"):
+        monkeypatch.setattr(planner, name, (0.5, 0.7))  # no five models need as much as there is
     told: list[str] = []
     figures = await planner.measure_planner(2, told.append)
-    assert len(told) == 2 + 2 + 1
+    assert len(told) == 2 + 1 + 2 + 1
     json.dumps([figure.to_json() for figure in figures], allow_nan=False)
     assert all(min(figure.values) > 0 for figure in figures if figure.unit == "s")
     assert all(0 <= value <= 100 for figure in figures if figure.unit == "%" for value in figure.values)

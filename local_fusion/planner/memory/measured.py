@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from local_fusion.config.schema import ModelConfig
 
 # The options that change what an engine takes. What only moves bytes within the KV cache is not among them.
-_OPTIONS = ("max_num_seqs", "max_num_batched_tokens", "kv_cache_dtype", "dtype", "quantization", "eager", "extra_args")
+_OPTIONS = ("max_num_seqs", "kv_cache_dtype", "dtype", "quantization", "eager", "extra_args")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,10 @@ class Measurement:
 Measurements = Mapping[Circumstances, Measurement]
 
 
-def circumstances(config: ModelConfig, fingerprint: str, tensor_parallel: int, device: str, vllm: str) -> Circumstances:
-    """The key of a measurement of this model under this configuration."""
-    options = {name: getattr(config, name) for name in _OPTIONS}
+def circumstances(
+    config: ModelConfig, fingerprint: str, tensor_parallel: int, device: str, vllm: str, *, batched_tokens: int
+) -> Circumstances:
+    """The key of a measurement of this model under this configuration, with so many tokens in a step."""
+    options = {"batched_tokens": batched_tokens, **{name: getattr(config, name) for name in _OPTIONS}}
     digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:16]
     return Circumstances(fingerprint, tensor_parallel, device, vllm, digest)

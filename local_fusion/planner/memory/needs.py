@@ -20,6 +20,9 @@ SANE_CONTEXT = 16384
 LEAST_CONTEXT = 4096
 """Tokens with which a model without a configured context may start where memory is short."""
 
+_USELESS = 1024
+"""Tokens: no conversation worth having is shorter."""
+
 CPU_KV_MOST = 4 * 1024**3
 """An engine on the CPU reads slowly: more cache than this would stay unused."""
 
@@ -37,7 +40,7 @@ def need(
     """
     seen = measurement or Measurement()
     context, least_context = _contexts(options, facts)
-    tokens = batched_tokens(options, facts, context)
+    tokens = step_tokens(options, facts)
     pool, is_measured = _measured_pool(_pool(options, facts, tensor_parallel, kind, tokens), seen)
     kv_bytes = options.kv_cache_bytes if isinstance(options.kv_cache_bytes, int) else None
     if kv_bytes is not None:
@@ -74,6 +77,11 @@ def need(
     )
 
 
+def step_tokens(options: ModelConfig, facts: ModelFacts) -> int:
+    """Tokens of one step of this model's engine at most. Raises `Impossible` as `need` does."""
+    return batched_tokens(options, facts, _contexts(options, facts)[0])
+
+
 def _pool(
     options: ModelConfig, facts: ModelFacts, tensor_parallel: int, kind: Literal["cuda", "cpu"], tokens: int
 ) -> CachePool:
@@ -83,11 +91,11 @@ def _pool(
         kind=kind,
         kv_cache_dtype=options.kv_cache_dtype,
         max_num_batched_tokens=tokens,
-        block_size=_block_size(options),
+        block_size=block_size_of(options),
     )
 
 
-def _block_size(options: ModelConfig) -> int | None:
+def block_size_of(options: ModelConfig) -> int | None:
     """Tokens of a block where the further arguments name them."""
     words = " ".join(options.extra_args).replace("=", " ").split()
     if "--block-size" not in words:
@@ -129,7 +137,7 @@ def _held_context(pool: CachePool, size: int, context: int, *, fixed: bool) -> i
     if whole <= size:
         return context
     held = pool.longest_context(size)
-    if fixed or not held:
+    if fixed or held < min(context, _USELESS):
         raise Impossible(
             f"kv_cache_bytes {format_bytes(size)} hold a context of {held} tokens, but {context} take "
             f"{format_bytes(whole)}",

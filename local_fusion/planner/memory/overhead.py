@@ -35,9 +35,8 @@ _LARGEST_GRAPH = 512  # tokens; `VllmConfig._set_cudagraph_sizes`
 # Bytes for each sequence and each token of the vocabulary while sampling (`apply_top_k_top_p_pytorch`): 16-bit logits,
 # 32-bit ones, and a sort that returns 32-bit values and 64-bit indices, with as much again to work in.
 _SAMPLING = 2 + 4 + 2 * (4 + 8)
-# Rows of the experts' two workspaces for each token: the experts that answer it (8 in DeepSeek-V3 and Qwen3-MoE, the
-# most that is usual; `TritonExperts.workspace_shapes`).
-_EXPERT_ROWS = 2 * 8
+# Experts that answer a token where config.json does not tell: as in DeepSeek-V3 and Qwen3-MoE, the most that is usual.
+_EXPERTS_PER_TOKEN = 8
 
 # Left on a GPU by a sleeping engine, each rank: the upper ends of what is reported, 0.8 to 1.2 and 1 to 3 GiB.
 _ASLEEP_ALONE = int(1.2 * _GIB)
@@ -88,7 +87,8 @@ def _step(facts: ModelFacts, tokens: int, tensor_parallel: int) -> int:
     width = 4 * facts.hidden_size + -(-split // tensor_parallel)
     groups = {group.name for group in facts.weights}
     if "experts" in groups:
-        width += _EXPERT_ROWS * facts.hidden_size
+        # Two workspaces with a row for each expert that answers a token (`TritonExperts.workspace_shapes`).
+        width += 2 * (facts.experts_per_token or _EXPERTS_PER_TOKEN) * facts.hidden_size
     if "vision" in groups:
         # Images are encoded before the step that reads them, as many tokens as it has (`MultiModalBudget`). What an
         # encoder needs is not known from outside: counted as a second step.

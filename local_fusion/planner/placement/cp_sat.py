@@ -2,22 +2,21 @@
 
 Counts (who is served, who is resident) are maximized. The concurrency of the weakest is found by halving: for a given
 level every engine has a fixed size, and whether all fit is a packing problem, which CP-SAT decides far faster than it
-maximizes the level. Everything is rounded so that what the solver thinks fits does fit. One worker and a deterministic
-limit: the same problem gives the same answer.
+maximizes the level. One worker and a deterministic limit: the same problem gives the same answer, unless the clock ends
+the search before, which it does on very slow machines only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from local_fusion.planner.placement.bounds import level_bound
 from local_fusion.planner.placement.goals import TIE, Goals, goals_of
 from local_fusion.planner.placement.local_search import raise_weakest
-from local_fusion.planner.placement.problem import Assignment, Home, Option, Problem
+from local_fusion.planner.placement.packing import Packing
+from local_fusion.planner.placement.problem import Assignment, Problem
 
-_UNIT = 1024  # bytes; the solver counts in KiB
 _CLOSE = 0.02  # of concurrency: a placement counts as the best if no other has more than this above it
 # Shares of the effort up to which it may be spent on counts, on an exact level, and on one that is close.
 _COUNTS_SHARE, _EXACT_SHARE, _LEVEL_SHARE = 0.4, 0.5, 0.85
@@ -41,13 +40,15 @@ class Limits:
 class Solution:
     """The best assignment found. `gap`: share by which another one's concurrency might be higher, None: unknown.
 
-    `optimal`: proven that no other reaches more in any goal but `ranks`, concurrency within 2 %.
+    `optimal`: proven that no other reaches more in any goal but `ranks`, concurrency within 2 %. `cut_short`: the clock
+    ended the search, so that another time it may find another one.
     """
 
     assignment: Assignment
     optimal: bool
     gap: float | None
     seconds: float
+    cut_short: bool = False
 
 
 def solve(problem: Problem, start: Assignment, limits: Limits) -> Solution:
@@ -64,7 +65,7 @@ def solve(problem: Problem, start: Assignment, limits: Limits) -> Solution:
     reached = search.goals.concurrency
     gap = (1 - reached / bound if reached < bound else 0.0) if counted else None
     optimal = gap is not None and gap <= _CLOSE * (1 + TIE)
-    return Solution(search.best, optimal, gap, search.seconds)
+    return Solution(search.best, optimal, gap, search.seconds, cut_short=search.seconds >= limits.seconds)
 
 
 class _Search:
@@ -141,10 +142,10 @@ class _Search:
             model.cp.minimize(model.ranks())
             self._run(model, max(_LOOK, self._left(1.0)))
 
-    def _model(self, level: float) -> _Model:
-        return _Model(self._cp_model, self._problem, self._turns, level)
+    def _model(self, level: float) -> Packing:
+        return Packing(self._cp_model, self._problem, self._turns, level)
 
-    def _run(self, model: _Model, effort: float, *, relax: bool = True) -> Any:
+    def _run(self, model: Packing, effort: float, *, relax: bool = True) -> Any:
         model.hint(self.best)
         solver = self._cp_model.CpSolver()
         solver.parameters.num_workers = 1
@@ -163,178 +164,3 @@ class _Search:
             if goals.better_than(self.goals):
                 self.best, self.goals = found, goals
         return status
-
-
-@dataclass(frozen=True, slots=True)
-class _Choice:
-    """One option of an engine as variables, and in KiB what it takes awake, at its least, and asleep."""
-
-    engine: int
-    option: Option
-    resident: Any
-    turns: Any
-    awake: int
-    least: int
-    asleep: int
-
-    @property
-    def home(self) -> Any:
-        return self.resident if self.turns is None else self.resident + self.turns
-
-
-class _Model:
-    """The problem in CP-SAT's terms, with a KV cache for `level` in every resident engine."""
-
-    def __init__(self, cp_model: Any, problem: Problem, turns: bool, level: float) -> None:
-        self.cp = cp_model.CpModel()
-        self._problem = problem
-        self._choices = [
-            _Choice(
-                engine,
-                option,
-                self.cp.new_bool_var(""),
-                self.cp.new_bool_var("") if turns else None,
-                _up(option.need.fixed_bytes + option.appetite(each.load).at(level)),
-                _up(option.need.least_bytes),
-                _up(option.need.sleeping_bytes),
-            )
-            for engine, each in enumerate(problem.engines)
-            for option in each.options
-        ]
-        engines = range(len(problem.engines))
-        self._of = [[choice for choice in self._choices if choice.engine == engine] for engine in engines]
-        self._on = [
-            [choice for choice in self._choices if device in choice.option.devices]
-            for device in range(len(problem.room))
-        ]
-        self._homes = [self._some([choice.home for choice in self._of[engine]]) for engine in engines]
-        self._residents = (
-            [self._some([choice.resident for choice in self._of[engine]]) for engine in engines]
-            if turns
-            else self._homes
-        )
-        self._sleeping = [self._all_asleep(choices) for choices in self._on] if turns else []
-        for device, room in enumerate(problem.room):
-            taken = sum(choice.awake * choice.resident for choice in self._on[device])
-            if turns:
-                taken += sum(choice.asleep * choice.turns for choice in self._on[device])
-            self.cp.add(taken <= room // _UNIT)
-        if turns:
-            self._turns_fit()
-        self._served = [self._all(fusion.engines, self._homes) for fusion in problem.fusions]
-        self._resident_fusions = [self._all(fusion.engines, self._residents) for fusion in problem.fusions]
-        self._together = (
-            [self._fit_together(fusion.engines, position) for position, fusion in enumerate(problem.fusions)]
-            if turns
-            else self._resident_fusions
-        )
-        self._collisions = self._count_collisions()
-
-    # --- what must hold
-
-    def _some(self, ways: Sequence[Any]) -> Any:
-        """Whether one of the ways is taken; never more than one."""
-        some = self.cp.new_bool_var("")
-        self.cp.add(sum(ways) == some)
-        return some
-
-    def _all_asleep(self, choices: Sequence[_Choice]) -> Any:
-        """What the engines at home on a device would leave on it if they all slept."""
-        total = self.cp.new_int_var(0, sum(choice.asleep for choice in choices), "")
-        self.cp.add(total == sum(choice.asleep * choice.home for choice in choices))
-        return total
-
-    def _turns_fit(self) -> None:
-        """An engine in turns fits while all others are asleep."""
-        for choice in self._choices:
-            for device in choice.option.devices:
-                room = self._problem.room[device] // _UNIT - choice.least + choice.asleep
-                self.cp.add(self._sleeping[device] <= room).only_enforce_if(choice.turns)
-
-    def keep(self, goals: Goals) -> None:
-        """Do no worse than `goals` in everything before concurrency."""
-        *reached, collisions = goals.counts
-        for (part, _), least in zip(self._parts(), [*reached, self._most_collisions() + collisions], strict=True):
-            self.cp.add(part >= least)
-
-    # --- goals
-
-    def _parts(self) -> list[tuple[Any, int]]:
-        """The goals before concurrency with their greatest values; collisions count down from theirs."""
-        fusions, engines, most = len(self._problem.fusions), len(self._problem.engines), self._most_collisions()
-        return [
-            (sum(self._served), fusions),
-            (sum(self._homes), engines),
-            (sum(self._together), fusions),
-            (sum(self._resident_fusions), fusions),
-            (sum(self._residents), engines),
-            (most - self._collisions, most),
-        ]
-
-    def counts(self) -> Any:
-        """The goals before concurrency as one number, the first before all others."""
-        total: Any = 0
-        for part, most in self._parts():
-            total = total * (most + 1) + part
-        return total
-
-    def ranks(self) -> Any:
-        """Devices taken by each engine, added up."""
-        return sum(len(choice.option.devices) * choice.home for choice in self._choices)
-
-    def _all(self, engines: Iterable[int], have: Sequence[Any]) -> Any:
-        every = self.cp.new_bool_var("")
-        self.cp.add_bool_and([have[engine] for engine in sorted(engines)]).only_enforce_if(every)
-        return every
-
-    def _fit_together(self, engines: frozenset[int], fusion: int) -> Any:
-        together = self.cp.new_bool_var("")
-        self.cp.add_implication(together, self._served[fusion])
-        for device, room in enumerate(self._problem.room):
-            awake = sum(
-                (choice.least - choice.asleep) * choice.home for choice in self._on[device] if choice.engine in engines
-            )
-            self.cp.add(awake + self._sleeping[device] <= room // _UNIT).only_enforce_if(together)
-        return together
-
-    def _count_collisions(self) -> Any:
-        """Pairs of panel mates on a device: n(n-1)/2 as the greatest of its tangents, which keeps the bound tight."""
-        total: Any = 0
-        for fusion in self._problem.fusions:
-            for choices in self._on:
-                mates = [choice for choice in choices if choice.engine in fusion.panel]
-                count = len({choice.engine for choice in mates})
-                pairs = self.cp.new_int_var(0, count * (count - 1) // 2, "")
-                here = sum(choice.resident for choice in mates)
-                for slope in range(1, count):
-                    self.cp.add(pairs >= slope * here - slope * (slope + 1) // 2)
-                total = total + pairs
-        return total
-
-    def _most_collisions(self) -> int:
-        return sum(len(fusion.panel) * (len(fusion.panel) - 1) // 2 for fusion in self._problem.fusions) * len(self._on)
-
-    # --- answers
-
-    def hint(self, assignment: Assignment) -> None:
-        """Begin from this assignment."""
-        for choice in self._choices:
-            home = assignment.get(choice.engine)
-            chosen = home is not None and home.option is choice.option
-            self.cp.add_hint(choice.resident, bool(chosen and home is not None and home.resident))
-            if choice.turns is not None:
-                self.cp.add_hint(choice.turns, bool(chosen and home is not None and not home.resident))
-
-    def assignment(self, solver: Any) -> dict[int, Home]:
-        """What the solver found."""
-        found: dict[int, Home] = {}
-        for choice in self._choices:
-            if solver.value(choice.resident):
-                found[choice.engine] = Home(choice.option)
-            elif choice.turns is not None and solver.value(choice.turns):
-                found[choice.engine] = Home(choice.option, resident=False)
-        return found
-
-
-def _up(size: int) -> int:
-    return -(-size // _UNIT)

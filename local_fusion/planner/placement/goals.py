@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import dataclass
 
-from local_fusion.planner.placement.problem import Assignment, Problem, fit_together, residents
+from local_fusion.planner.placement.problem import Assignment, Problem, collisions, fit_together, residents
 from local_fusion.planner.placement.shares import share_among_residents
 
 TIE = 1e-3  # share of a concurrency within which two count as the same
@@ -59,19 +58,13 @@ class Goals:
 def goals_of(problem: Problem, assignment: Assignment) -> Goals:
     """The goals of a feasible assignment."""
     awake = dict(residents(assignment))
-    crowd = Counter(
-        (fusion.name, device)
-        for fusion in problem.fusions
-        for engine in fusion.panel & awake.keys()
-        for device in awake[engine].devices
-    )
     return Goals(
         served=sum(fusion.engines <= assignment.keys() for fusion in problem.fusions),
         homes=len(assignment),
         together=sum(fit_together(problem, assignment, fusion.engines) for fusion in problem.fusions),
         resident_fusions=sum(fusion.engines <= awake.keys() for fusion in problem.fusions),
         residents=len(awake),
-        collisions=sum(count * (count - 1) // 2 for count in crowd.values()),
+        collisions=collisions(problem, awake),
         concurrency=share_among_residents(problem, assignment).weakest,
         ranks=sum(len(home.option.devices) for home in assignment.values()),
     )

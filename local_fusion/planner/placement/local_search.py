@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator
 
-from local_fusion.planner.placement.problem import Assignment, Home, Option, Problem, residents
+from local_fusion.planner.placement.problem import Assignment, Home, Option, Problem, collisions, residents
 from local_fusion.planner.placement.shares import highest_level
 
 _STEPS = 200  # far more than were ever needed; each raises the lowest level there is
@@ -52,12 +51,12 @@ class _Crew:
             return None
         device = self._levels.index(lowest)
         best, reached = None, lowest + max(_LEAST_GAIN, _LEAST_GAIN * lowest)
-        met = self._meetings(self.options)
+        met = collisions(self._problem, self.options)
         for moves in self._steps(device):
             touched = {each for engine, option in moves.items() for each in self.options[engine].devices}
             touched |= {each for option in moves.values() for each in option.devices}
             level = min(self._level(each, moves) for each in touched)
-            if level > reached and self._meetings(self.options | moves) <= met:
+            if level > reached and collisions(self._problem, self.options | moves) <= met:
                 best, reached = moves, level
         return best
 
@@ -83,12 +82,3 @@ class _Crew:
         if sum(appetite.least for appetite in appetites) > room:
             return -1.0
         return highest_level(room, appetites)
-
-    def _meetings(self, options: dict[int, Option]) -> int:
-        crowd = Counter(
-            (position, device)
-            for position, fusion in enumerate(self._problem.fusions)
-            for engine in fusion.panel & options.keys()
-            for device in options[engine].devices
-        )
-        return sum(count * (count - 1) // 2 for count in crowd.values())

@@ -11,12 +11,12 @@ from local_fusion.config.schema import BestOfConfig, Config, FusionConfig, Model
 from local_fusion.hardware.devices import Device, Rig
 from local_fusion.planner.facts.model import ModelFacts
 from local_fusion.planner.facts.sharding import admissible_sizes
-from local_fusion.planner.memory.measured import Measurements, circumstances
+from local_fusion.planner.memory.measured import Measurement, Measurements, circumstances
 from local_fusion.planner.memory.need import Impossible, Need
-from local_fusion.planner.memory.needs import need
+from local_fusion.planner.memory.needs import need, step_tokens
 from local_fusion.planner.placement.problem import EngineChoice, FusionNeeds, Option, Problem
 
-# NVML's free bytes come in pieces, and allocators waste some: this share of a GPU is left alone.
+# NVML's free bytes come in pieces, and allocators waste some: a share left alone, chosen and not measured.
 _GPU_RESERVE = 0.02
 # Free RAM changes from one look to the next; the plan need not.
 _RAM_STEP = 256 * 1024**2
@@ -30,6 +30,12 @@ class Knowledge:
 
     measurements: Measurements
     vllm: str
+
+    def of(self, model: ModelConfig, facts: ModelFacts, ranks: int, device: Device) -> Measurement | None:
+        """What a start of this model on such devices has shown, if there was one."""
+        tokens = step_tokens(model, facts)
+        key = circumstances(model, facts.fingerprint, ranks, device.name, self.vllm, batched_tokens=tokens)
+        return self.measurements.get(key)
 
 
 def usable_bytes(device: Device, reserve: int | None) -> int:
@@ -85,10 +91,7 @@ def ways_to_run(model: ModelConfig, facts: ModelFacts, rig: Rig, known: Knowledg
         key = (len(block), first.name)
         try:
             if key not in needs:
-                seen = known.measurements.get(
-                    circumstances(model, facts.fingerprint, len(block), first.name, known.vllm)
-                )
-                needs[key] = need(model, facts, len(block), first.kind, seen)
+                needs[key] = need(model, facts, len(block), first.kind, known.of(model, facts, len(block), first))
         except Impossible as error:
             impossible = impossible or error
             continue

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from local_fusion.planner.placement.cp_sat import Limits, Solution, solve
+from local_fusion.planner.placement.cp_sat import Limits, solve
 from local_fusion.planner.placement.goals import Goals, goals_of
 from local_fusion.planner.placement.greedy import greedy
 from local_fusion.planner.placement.local_search import raise_weakest
-from local_fusion.planner.placement.problem import Assignment, Problem
+from local_fusion.planner.placement.problem import Assignment, Problem, is_feasible
 from local_fusion.planner.plan import Solver
 
 
@@ -32,9 +32,15 @@ def quick(problem: Problem) -> Found:
     return Found(assignment, goals, Solver("greedy", None, 0.0))
 
 
-def place(problem: Problem, limits: Limits) -> Found:
-    """The best placement, or the best found within `limits`."""
+def place(problem: Problem, limits: Limits, start: Assignment | None = None) -> Found:
+    """The best placement, or the best found within `limits`; no worse than `start`, if that is feasible."""
     first = quick(problem)
+    if (
+        start is not None
+        and is_feasible(problem, start)
+        and (goals := goals_of(problem, start)).better_than(first.goals)
+    ):
+        first = Found(start, goals, Solver("greedy", None, 0.0))
     if first.solver.status == "optimal" or limits.most <= 0:
         return first
     try:
@@ -46,11 +52,14 @@ def place(problem: Problem, limits: Limits) -> Found:
             first.solver,
             f"OR-tools cannot be loaded ({error}): this is a greedy placement, and there may be a better one",
         )
-    return Found(solution.assignment, goals_of(problem, solution.assignment), _told(solution))
-
-
-def _told(solution: Solution) -> Solver:
-    return Solver("optimal" if solution.optimal else "feasible", solution.gap, solution.seconds)
+    return Found(
+        solution.assignment,
+        goals_of(problem, solution.assignment),
+        Solver("optimal" if solution.optimal else "feasible", solution.gap, solution.seconds),
+        f"the search was ended after {limits.seconds:g} s: another time it may find another plan"
+        if solution.cut_short
+        else None,
+    )
 
 
 def _is_perfect(problem: Problem, goals: Goals) -> bool:

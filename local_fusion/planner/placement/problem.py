@@ -6,6 +6,7 @@ a placement, greedy or solver, works on this and nothing else.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -104,6 +105,17 @@ Assignment = Mapping[int, Home]
 def residents(assignment: Assignment) -> Iterator[tuple[int, Option]]:
     """The engines that are awake at the same time."""
     return ((engine, home.option) for engine, home in assignment.items() if home.resident)
+
+
+def collisions(problem: Problem, awake: Mapping[int, Option]) -> int:
+    """Pairs of a panel's engines that share a device, counted for each fusion and device."""
+    crowd = Counter(
+        (position, device)
+        for position, fusion in enumerate(problem.fusions)
+        for engine in fusion.panel & awake.keys()
+        for device in awake[engine].devices
+    )
+    return sum(count * (count - 1) // 2 for count in crowd.values())
 
 
 def is_feasible(problem: Problem, assignment: Assignment) -> bool:

@@ -1,9 +1,9 @@
-"""How what is left is shared out: KV cache, so that the weakest is as strong as possible, and CPU cores."""
+"""How what is left is shared out as KV cache: so that the weakest is as strong as possible."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -106,19 +106,3 @@ def highest_level(room: int, appetites: Collection[Appetite]) -> float:
             spare = room - sum(appetite.at(low) for appetite in appetites)
             return min(high, low + max(0.0, spare / slope)) if slope else low
     return steps[-1]
-
-
-def share_cores(cores: Sequence[int], engines: int) -> list[tuple[int, ...]]:
-    """CPU cores of each engine: even parts, at least one; with more engines than cores, engines share cores.
-
-    Where there are enough, one core is left to the HTTP servers: vLLM's threads spin while they wait, and would starve
-    whoever streams their tokens.
-    """
-    if not cores or not engines:
-        return [()] * engines
-    if engines > len(cores):
-        return [(cores[position % len(cores)],) for position in range(engines)]
-    if len(cores) > engines:
-        cores = cores[1:]
-    bounds = [len(cores) * position // engines for position in range(engines + 1)]
-    return [tuple(cores[start:end]) for start, end in pairwise(bounds)]

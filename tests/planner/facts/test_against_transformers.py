@@ -14,6 +14,7 @@ import pytest
 
 from local_fusion.config.schema import ModelConfig
 from local_fusion.planner.facts.build import model_facts
+from local_fusion.planner.facts.families import DEFAULTS
 from local_fusion.planner.facts.tensors import Stored, Tensor
 
 pytestmark = pytest.mark.vllm
@@ -148,12 +149,29 @@ def test_headers_and_configuration_say_the_same(kind: str, tmp_path: Path) -> No
     computed = model_facts(config, Stored(), ModelConfig(source="model"))
 
     assert computed.weights == headers.weights
+    assert not any("is the checkpoint whole" in warning for warning in headers.warnings)
     assert not any("not known" in warning for warning in computed.warnings)
     owned = {id(weight): weight.numel() for name, weight in model.named_parameters() if not name.startswith("pooler.")}
     biases = sum(
         buffer.numel() for name, buffer in model.named_buffers() if name.endswith(("_correction_bias", "expert_bias"))
     )
     assert computed.parameters == sum(owned.values()) + biases
+
+
+# Ours where the class names no such field: no KV heads and no vocabulary, an MLP that is not there, a name of its own.
+_OURS = ("num_key_value_heads", "vocab_size", "intermediate_size", "num_experts", "global_head_dim")
+_READ_BY_ITS_MODEL = ("moe_use_aux_free", "first_k_dense_replace", "use_routing_bias", "full_attention_interval")
+
+
+@pytest.mark.parametrize("family", DEFAULTS)
+def test_what_a_configuration_may_leave_out_is_what_its_class_says(family: str) -> None:
+    import transformers
+
+    theirs = transformers.CONFIG_MAPPING[family]().to_dict()
+    differing = {name for name, value in DEFAULTS[family].items() if theirs.get(name, value) != value}
+    absent = {name for name in DEFAULTS[family] if name not in theirs}
+    assert not differing
+    assert absent <= {*_OURS, *_READ_BY_ITS_MODEL}
 
 
 def tensors(folder: Path) -> list[Tensor]:

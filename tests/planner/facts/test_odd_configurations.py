@@ -30,6 +30,29 @@ def test_without_weights_and_without_a_dimension_there_is_nothing_to_plan(missin
     assert caught.value.field == missing
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "why"),
+    [
+        ("hidden_size", "4096", "`hidden_size` is the text '4096', expected a positive whole number,"),
+        ("vocab_size", -5, "`vocab_size` is -5, expected a positive whole number,"),
+        ("num_attention_heads", 32.0, "`num_attention_heads` is 32.0, expected a positive whole number,"),
+        (
+            "num_hidden_layers",
+            5000,
+            "`num_hidden_layers` is 5000, expected a positive whole number of at most 1024,",
+        ),
+    ],
+)
+def test_a_dimension_of_the_wrong_kind_is_not_called_missing(field: str, value: object, why: str) -> None:
+    with pytest.raises(Undescribed, match=f"^{why} and there are no weights beside it$"):
+        model_facts({**published.QWEN3_8B, field: value}, Stored(), OPTIONS)
+
+
+def test_a_dimension_is_named_as_its_family_names_it() -> None:
+    with pytest.raises(Undescribed, match="`n_embd` is true, expected"):
+        model_facts({"model_type": "gpt2", "n_embd": True}, Stored(), OPTIONS)
+
+
 def test_an_empty_configuration_beside_weights_is_planned_unsplit() -> None:
     facts = model_facts({}, WEIGHTS, OPTIONS)
     assert (facts.architecture, facts.weights_bytes) == ("unknown", 8192)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import process_time
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from local_fusion.config.schema import ModelConfig
 from local_fusion.planner.facts.build import model_facts
 from local_fusion.planner.facts.model import ModelFacts
+from local_fusion.planner.facts.quantization import Quantization
 from local_fusion.planner.facts.sharding import admissible_sizes, rank_bytes
 from local_fusion.planner.facts.tensors import Stored, Tensor
 from tests.planner.facts import published
@@ -106,9 +108,47 @@ def test_a_list_of_single_layers_is_kept_to() -> None:
     assert grown == round((layer + 4096 * 14336) * (2 - 0.5 - 2 / 128)) - bytes_of_shapes
 
 
-def test_an_expression_that_would_take_for_ever_matches_nothing() -> None:
-    hostile = {**W4A16, "ignore": ["lm_head", "re:(.*)*(.*)*(.*)*x", "re:(((a+)+)+)+b", "re:[", "re:.*.*.*.*.*y"]}
-    assert facts(published.LLAMA_3_8B, hostile).weights_bytes == facts(published.LLAMA_3_8B, W4A16).weights_bytes
+# From published checkpoints' `ignore` and `dynamic` lists.
+@pytest.mark.parametrize(
+    ("pattern", "module", "skipped"),
+    [
+        ("re:.*lm_head", "lm_head", True),
+        ("re:.*mlp.gate$", "model.layers.12.mlp.gate", True),
+        ("re:.*mlp.gate$", "model.layers.12.mlp.gate_proj", False),
+        ("re:vision_tower.*", "vision_tower.layers.0.fc1", True),
+        ("re:vision_tower.*", "model.vision_tower.layers.0.fc1", False),
+        (r"re:^model\.layers\.\d+\.mlp\.(gate|router)$", "model.layers.12.mlp.router", True),
+        (r"re:.*\.[0-9]+\.self_attn\..*k_proj.*", "model.layers.7.self_attn.k_proj", True),
+        ("*self_attn*k_proj", "model.layers.7.self_attn.k_proj", True),
+        ("model.layers.7*", "model.layers.7.self_attn.k_proj", True),
+        ("model.layers.7", "model.layers.70.self_attn.k_proj", False),
+    ],
+)
+def test_patterns_skip_what_they_match(pattern: str, module: str, skipped: bool) -> None:
+    assert Quantization("fp8", "fp8", skips=(pattern,)).covers(f"{module}.weight") is not skipped
+
+
+def test_an_expression_that_is_not_understood_matches_nothing_and_that_is_said() -> None:
+    for pattern in (
+        "re:(.*)*(.*)*(.*)*x",
+        "re:(((a+)+)+)+b",
+        "re:[",
+        "re:[z-a]",
+        "re:(?:a?){50}b",
+        "re:" + r"\d" * 90 + "!",
+    ):
+        hostile = facts(published.LLAMA_3_8B, {**W4A16, "ignore": ["lm_head", pattern]})
+        assert hostile.weights_bytes == facts(published.LLAMA_3_8B, W4A16).weights_bytes
+        assert "quantization compressed-tensors is not known in every detail" in hostile.warnings
+
+
+@pytest.mark.parametrize("pattern", ["re:.*.*.*zz", "*a*a*a*a*zz", "re:.*(a|a|a)zz", r"re:.*\d+\d+\d+zz"])
+def test_no_expression_takes_longer_than_a_name_is_long(pattern: str) -> None:
+    quantization = Quantization("fp8", "fp8", skips=(pattern,))
+    began = process_time()
+    assert quantization.covers("a" * 20_000)
+    assert quantization.covers("1" * 20_000)
+    assert process_time() - began < 0.5  # seconds; a few milliseconds are usual, backtracking would take hours
 
 
 def test_a_format_that_is_not_known_saves_nothing_and_says_so() -> None:

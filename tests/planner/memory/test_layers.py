@@ -46,6 +46,19 @@ def test_every_nth_layer_is_full_by_the_family(family: str, sliding: int) -> Non
     assert kinds(model_type=family, sliding_window=256) == {"sliding": sliding, "full": 8 - sliding}
 
 
+@pytest.mark.parametrize("family", ["mamba", "falcon_mamba", "mamba2"])
+def test_a_recurrent_model_may_leave_out_what_its_class_says_by_default(family: str) -> None:
+    found, warnings = cache_layers({"model_type": family, "hidden_size": 4096, "num_hidden_layers": 64})
+    assert [(layer.kind, layer.count) for layer in found] == [("state", 64)]
+    assert warnings == ()
+
+
+def test_a_bare_mamba_2_keeps_what_mistrals_codestral_keeps() -> None:
+    """128 heads of 64 with 128 states each, 8 groups, a window of 4: what transformers' `Mamba2Config` defaults to."""
+    (layer,), _ = cache_layers({"model_type": "mamba2"})
+    assert [part.elements for part in layer.state] == [3 * 8192, 3 * 2 * 8 * 128, 8192 * 128]
+
+
 def test_a_pattern_in_the_file_comes_before_the_familys() -> None:
     assert kinds(model_type="gemma3_text", sliding_window=256, sliding_window_pattern=4) == {"sliding": 6, "full": 2}
 

@@ -64,8 +64,13 @@ def test_configured_cache_is_all_there_is() -> None:
 
 
 def test_a_small_configured_cache_cuts_the_context_to_what_it_holds() -> None:
-    found = llama(kv_cache_bytes=(1000 + 16) * PER_TOKEN)
-    assert found.context == found.least_context == 992  # whole blocks of 16
+    found = llama(kv_cache_bytes=(2000 + 16) * PER_TOKEN)
+    assert found.context == found.least_context == 2000 // 16 * 16  # whole blocks of 16
+
+
+def test_a_configured_cache_for_a_context_that_is_of_no_use_is_impossible() -> None:
+    with pytest.raises(Impossible, match="hold a context of 992 tokens, but 8192 take"):
+        llama(kv_cache_bytes=1016 * PER_TOKEN)
 
 
 def test_a_configured_cache_that_does_not_hold_the_configured_context_is_impossible() -> None:

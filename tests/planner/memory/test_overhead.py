@@ -48,6 +48,15 @@ def test_experts_and_images_need_more() -> None:
     assert total(config=published.MIXTRAL_8X7B) > total(config={**published.MISTRAL_7B, "vocab_size": 32_000})
 
 
+@pytest.mark.parametrize("field", ["num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k"])
+def test_every_expert_that_answers_a_token_takes_two_rows(field: str) -> None:
+    unnamed = {name: value for name, value in published.MIXTRAL_8X7B.items() if name != "num_experts_per_tok"}
+    row = 2048 * 4096 * 2
+    assert total(config={**unnamed, field: 3}) - total(config={**unnamed, field: 2}) == 2 * row
+    assert total(config=unnamed) == total(config={**unnamed, field: 8})
+    assert facts_of({**unnamed, field: 10**9}).experts_per_token == 8
+
+
 def test_without_graphs_there_are_none() -> None:
     assert estimated(options_of(eager=True), LLAMA, 1, "cuda").graphs == 0
     assert estimated(options_of(), LLAMA, 1, "cuda").graphs > 0

@@ -123,7 +123,9 @@ def cases(draw: st.DrawFn) -> Inputs:
     for name in draw(st.lists(st.sampled_from(sorted(known)), max_size=2, unique=True)):
         device = draw(st.sampled_from(rig.devices))
         ranks = draw(st.sampled_from([1, 2]))
-        key = circumstances(made.config.models[name], known[name].fingerprint, ranks, device.name, "0.32")
+        key = circumstances(
+            made.config.models[name], known[name].fingerprint, ranks, device.name, "0.32", batched_tokens=2048
+        )
         seen[key] = Measurement(
             residual_bytes=int(draw(sizes(0.5, 4)) * GIB), sleeping_bytes=int(draw(sizes(0, 6)) * GIB)
         )
