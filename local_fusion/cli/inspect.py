@@ -23,10 +23,10 @@ from local_fusion.hardware.rigs import parse_rig
 from local_fusion.planner.facts.model import ModelFacts, WeightsFrom
 from local_fusion.planner.facts.sharding import admissible_sizes, rank_groups
 from local_fusion.planner.inputs import Inputs
-from local_fusion.planner.memory.measured import circumstances
 from local_fusion.planner.memory.need import Impossible, Need
-from local_fusion.planner.memory.needs import need
+from local_fusion.planner.memory.needs import block_size_of, need
 from local_fusion.planner.memory.pages import pages
+from local_fusion.planner.placement.options import Knowledge
 from local_fusion.runtime import gather, this_rig
 
 _GIB = 1024**3
@@ -138,11 +138,10 @@ def inspect(name: str, inputs: Inputs, tensor_parallel: int | None) -> Inspectio
         possible = ", ".join(map(str, sizes))
         where = "on the CPU" if device.kind == "cpu" else f"over {tensor_parallel} GPUs"
         raise ConfigError([f"{name} cannot be split {where}: possible sizes are {possible}"])
-    splits, why = [], ""
+    splits, why, known = [], "", Knowledge(inputs.measurements, inputs.vllm)
     for size in sizes if tensor_parallel is None else (tensor_parallel,):
-        key = circumstances(options, facts.fingerprint, size, device.name, inputs.vllm)
         try:
-            needed = need(options, facts, size, device.kind, inputs.measurements.get(key))
+            needed = need(options, facts, size, device.kind, known.of(options, facts, size, device))
         except Impossible as error:
             why = str(error)
             continue
@@ -157,8 +156,9 @@ def _cache_rows(options: ModelConfig, facts: ModelFacts, size: int, device: Devi
         facts.cache,
         tensor_parallel=size,
         kind=device.kind,
-        element_bytes=1 if options.kv_cache_dtype.startswith("fp8") else facts.dtype_bytes,
+        element_bytes=1 if options.kv_cache_dtype.startswith("fp8") else 0,
         activation_bytes=facts.dtype_bytes,
+        block_size=block_size_of(options),
     )
     rows: dict[tuple[str, int], CacheRow] = {}
     for page, count in found.items():

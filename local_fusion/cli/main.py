@@ -112,11 +112,13 @@ def plan(
 ) -> None:
     """What fits where, with how much context and concurrency, and what would make the rest fit; nothing is started.
 
-    Exit code 1 if a model fits nowhere.
+    Exit code 1 if a model fits nowhere; 0 also where models fit only in turns, which `serve` does not start so far.
     """
     if plot is not None:
-        if plot.suffix.lower() not in (".png", ".svg"):
-            raise typer.BadParameter(f"--plot draws a .png or a .svg, not '{plot.name}'")
+        from local_fusion.cli.plan_plot import SUFFIXES
+
+        if plot.suffix.lower() not in SUFFIXES:
+            raise typer.BadParameter(f"--plot draws a {' or a '.join(SUFFIXES)}, not '{plot.name}'")
         if not plot.absolute().parent.is_dir():
             raise typer.BadParameter(f"--plot: there is no folder {plot.absolute().parent}")
     from local_fusion.cli.plan import PlanOptions, run_plan
@@ -188,7 +190,10 @@ def main() -> None:
     try:
         app()
     except LocalFusionError as error:
-        typer.secho(f"local-fusion: {error}", err=True, fg="red")
+        from local_fusion.config.problems import printable
+
+        lines = [printable(line) for line in str(error).split("\n")]
+        typer.secho("local-fusion: " + "\n".join(lines), err=True, fg="red")
         sys.exit(error.exit_code)
     except SystemExit as end:  # typer ends every command in this way, also where it caught a KeyboardInterrupt
         if end.code == INTERRUPTED:

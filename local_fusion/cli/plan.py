@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -58,13 +57,13 @@ def run_plan(options: PlanOptions) -> int:
     if options.plot is not None:
         from local_fusion.cli.plan_plot import save_plot
 
-        save_plot(plan, options.plot)
+        save_plot(plan, options.plot, on_paper=rig.on_paper)
         progress.print(f"drawn: {options.plot}", markup=False, highlight=False, soft_wrap=True)
     return 1 if plan.refusals else 0
 
 
 def plan_json(plan: Plan, reasons: Iterable[Reason] | None = None) -> dict[str, Any]:
-    """The plan for programs: bytes, those of a placement on each of its devices; null is unknown or endless."""
+    """The plan for programs: bytes, those of a placement on each of its devices; null is unknown."""
     told: dict[str, Any] = {
         "devices": [_device(device, usable) for device, usable in zip(plan.devices, plan.usable, strict=True)],
         "placements": [_placement(placement) for placement in plan.placements],
@@ -90,7 +89,6 @@ def _device(device: Device, usable: int) -> dict[str, Any]:
 
 
 def _placement(placement: Placement) -> dict[str, Any]:
-    requests = placement.max_concurrent_requests
     return {
         "model": placement.model,
         "devices": placement.devices,
@@ -101,7 +99,7 @@ def _placement(placement: Placement) -> dict[str, Any]:
         "overhead_bytes": placement.overhead_bytes,
         "overhead": asdict(placement.overhead),
         "max_model_len": placement.max_model_len,
-        "max_concurrent_requests": requests if math.isfinite(requests) else None,
+        "max_concurrent_requests": placement.max_concurrent_requests,
         "resident": placement.resident,
         "turns": asdict(placement.turns) if placement.turns else None,
         "asleep": placement.asleep,

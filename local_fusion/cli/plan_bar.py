@@ -13,7 +13,7 @@ from rich.text import Text
 from local_fusion.cli.plan_view import DeviceView, Part, Segment, in_cells, letters
 from local_fusion.planner.plan import Plan
 
-WORDS: Mapping[Part, str] = {
+_WORDS: Mapping[Part, str] = {
     "weights": "weights",
     "kv": "KV cache",
     "overhead": "overhead",
@@ -43,6 +43,13 @@ class Mark:
 
     letter: str
     hue: str
+
+
+def words_of(plan: Plan, *, on_paper: bool) -> Mapping[Part, str]:
+    """What each part of a device's memory is called; nobody else runs on a rig on paper."""
+    if plan.devices[0].kind == "cpu":
+        return {**_WORDS, "others": "the system's and others'"}
+    return {**_WORDS, "others": "kept by the driver"} if on_paper else _WORDS
 
 
 def marks_of(plan: Plan) -> dict[str, Mark]:
@@ -82,9 +89,9 @@ def _labels(segments: Sequence[Segment], cells: Sequence[int], marks: Mapping[st
         yield (name if len(name) < width else letter)[:width].ljust(width), hue
 
 
-def legend(views: Sequence[DeviceView], *, width: int, ascii_only: bool) -> Text:
+def legend(views: Sequence[DeviceView], words: Mapping[Part, str], *, width: int, ascii_only: bool) -> Text:
     """What the fills mean that are to be seen, in lines of `width` at most."""
     seen = {segment.part for view in views for segment in view.segments}
-    entries = [f"{fills[ascii_only]} {WORDS[part]}" for part, fills in _FILLS.items() if part in seen]
+    entries = [f"{fills[ascii_only]} {words[part]}" for part, fills in _FILLS.items() if part in seen]
     glued = "   ".join(entry.replace(" ", _GLUE) for entry in entries)
     return Text(textwrap.fill(glued, width).replace(_GLUE, " "), style="dim")

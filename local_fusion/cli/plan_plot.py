@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from local_fusion.cli.plan_bar import WORDS
+from local_fusion.cli.plan_bar import words_of
 from local_fusion.cli.plan_view import DeviceView, Part, Segment, device_views, joined
 from local_fusion.config.quantities import format_bytes
 from local_fusion.errors import SetupError
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FORMATS = ("png", "svg")
+SUFFIXES = (".png", ".svg")
 
 # Safe for the colour-blind: the set of Okabe and Ito, then what Paul Tol's "muted" adds to it.
 _HUES = (
@@ -51,25 +51,25 @@ def require_matplotlib() -> None:
         ) from None
 
 
-def save_plot(plan: Plan, path: Path) -> None:
-    """Draw `plan` into a PNG or SVG file, as the suffix says; the same plan gives the same file.
+def save_plot(plan: Plan, path: Path, *, on_paper: bool) -> None:
+    """Draw `plan` into a PNG or SVG file, as one of `SUFFIXES` says; the same plan gives the same file.
 
     Raises `SetupError` if the file cannot be written.
     """
-    drawn = draw(plan, path.suffix[1:].lower())
+    drawn = draw(plan, path.suffix[1:].lower(), on_paper=on_paper)
     try:
         path.write_bytes(drawn)
     except OSError as error:
         raise SetupError(f"{path} cannot be written: {error.strerror or error}", hint="Name another file.") from None
 
 
-def draw(plan: Plan, kind: str) -> bytes:
+def draw(plan: Plan, kind: str, *, on_paper: bool) -> bytes:
     """The picture as `kind`, "png" or "svg"."""
     from matplotlib import style
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    views = device_views(plan)
+    views, words = device_views(plan), words_of(plan, on_paper=on_paper)
     hues = {placement.model: _HUES[position % len(_HUES)] for position, placement in enumerate(plan.placements)}
     stream = io.BytesIO()
     with style.context(["default", _STYLE]):
@@ -78,8 +78,8 @@ def draw(plan: Plan, kind: str) -> bytes:
         FigureCanvasAgg(figure)  # which measures texts
         _scale(axes, views)
         for row, view in enumerate(views):
-            _Bar(axes, hues, row).draw(view)
-        _legend(figure, axes, views, hues)
+            _Bar(axes, hues, words, row).draw(view)
+        _legend(figure, axes, views, hues, words)
         figure.savefig(stream, format=kind, bbox_inches="tight", metadata={"Date": None} if kind == "svg" else None)
     return stream.getvalue()
 
@@ -101,6 +101,7 @@ class _Bar:
 
     axes: Axes
     hues: Mapping[str, str]
+    words: Mapping[Part, str]
     row: int
 
     def draw(self, view: DeviceView) -> None:
@@ -133,7 +134,7 @@ class _Bar:
         """The first of some texts that fits into the segment, if there is one."""
         colour = _ink(_look(segment, self.hues)["facecolor"])
         room = self.axes.transData.transform((left + width, 0))[0] - self.axes.transData.transform((left, 0))[0]
-        for text in _texts(view, segment):
+        for text in _texts(view, segment, self.words):
             label = self.axes.text(
                 left + width / 2, self.row, text, ha="center", va="center", fontsize=7.5, color=colour, linespacing=1.3
             )
@@ -161,7 +162,7 @@ def _ink(face: Any) -> str:
     return "black" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.18 else "white"
 
 
-def _texts(view: DeviceView, segment: Segment) -> Iterator[str]:
+def _texts(view: DeviceView, segment: Segment, words: Mapping[Part, str]) -> Iterator[str]:
     size = format_bytes(segment.bytes)
     if segment.part == "weights":
         (placement,) = (placement for placement in view.residents if placement.model == segment.model)
@@ -170,19 +171,25 @@ def _texts(view: DeviceView, segment: Segment) -> Iterator[str]:
         yield f"{segment.model}{rank}\n{size}"
         yield f"{segment.model}"
     elif segment.part in ("kv", "free"):
-        yield f"{WORDS[segment.part]}\n{size}"
+        yield f"{words[segment.part]}\n{size}"
     if segment.part != "others":
         yield size
         yield size.replace(" ", "\n")
 
 
-def _legend(figure: Figure, axes: Axes, views: tuple[DeviceView, ...], hues: Mapping[str, str]) -> None:
+def _legend(
+    figure: Figure,
+    axes: Axes,
+    views: tuple[DeviceView, ...],
+    hues: Mapping[str, str],
+    words: Mapping[Part, str],
+) -> None:
     """The parts in one row, the models' hues below."""
     from matplotlib.patches import Patch
 
     seen = {segment.part for view in views for segment in view.segments}
-    looks = {part: _look(Segment(part, 0, "" if part in _LIGHTER else None), {"": "#606060"}) for part in WORDS}
-    parts = [Patch(**{**looks[part], "edgecolor": "#909090"}, label=WORDS[part]) for part in WORDS if part in seen]
+    looks = {part: _look(Segment(part, 0, "" if part in _LIGHTER else None), {"": "#606060"}) for part in words}
+    parts = [Patch(**{**looks[part], "edgecolor": "#909090"}, label=words[part]) for part in words if part in seen]
     models = [Patch(facecolor=hue, label=model) for model, hue in hues.items()]
     longest = max((len(model) for model in hues), default=1)
     for number, (entries, columns) in enumerate(

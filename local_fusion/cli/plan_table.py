@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -12,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from local_fusion.cli.plan_bar import WORDS, Bar, Mark, legend, marks_of
+from local_fusion.cli.plan_bar import Bar, Mark, legend, marks_of, words_of
 from local_fusion.cli.plan_view import DeviceView, Part, asleep_words, device_views, joined
 from local_fusion.config.quantities import format_bytes
 from local_fusion.planner.explain import Reason
@@ -25,6 +24,7 @@ _HEADS = ("", "model", "part", "weights", "KV cache", "overhead", "together", "c
 _NAME = 1
 _SMALL, _SMALL_GAP = 1024**2, 0.0005  # not worth a word
 _IN_TURNS, _OTHERS = "in turns", "others that take turns"
+_NOT_SERVED = "serve starts plans without turns only, so far"
 _GAP = 2
 _REST: tuple[Part, ...] = ("free", "asleep", "reserve", "others")
 
@@ -58,17 +58,17 @@ def print_plan(plan: Plan, console: Console, *, on_paper: bool, reasons: Sequenc
 
 
 def _parts(plan: Plan, console: Console, reasons: Sequence[Reason], *, on_paper: bool) -> Iterator[RenderableType]:
-    views, marks = device_views(plan), marks_of(plan)
+    views, marks, words = device_views(plan), marks_of(plan), words_of(plan, on_paper=on_paper)
     layout = _Layout.of(plan, marks, console.width)
     for view in views:
         yield _title(view)
         yield Bar(view, marks)
         if view.residents or view.in_turns:
             yield _models(view, layout)
-        yield Text(" · ".join(_rest(view)), style="dim")
+        yield Text(" · ".join(_rest(view, words)), style="dim")
         yield from _turns(view)
         yield ""
-    yield legend(views, width=console.width, ascii_only=console.options.ascii_only)
+    yield legend(views, words, width=console.width, ascii_only=console.options.ascii_only)
     if any(placement.measured for placement in plan.placements):
         yield Text("* measured when the engine was started here before; all else is computed", style="dim")
     yield from _notes(plan)
@@ -118,7 +118,6 @@ def _models(view: DeviceView, layout: _Layout) -> RenderableType:
 def _cells(placement: Placement, device: int, marks: Mapping[str, Mark]) -> tuple[str, ...]:
     ranks, measured = placement.tensor_parallel, placement.measured
     rank = 1 + placement.devices.index(device) if device in placement.devices else 1
-    requests = placement.max_concurrent_requests
     return (
         marks[placement.model].letter,
         placement.model + (" !" if placement.warnings else ""),
@@ -128,15 +127,14 @@ def _cells(placement: Placement, device: int, marks: Mapping[str, Mark]) -> tupl
         format_bytes(placement.overhead_bytes) + "*" * ("overhead" in measured),
         format_bytes(placement.awake_bytes),
         f"{placement.max_model_len:,}",
-        (f"{requests:.1f}" if math.isfinite(requests) else "any") + "*" * ("kv" in measured),
+        f"{placement.max_concurrent_requests:.1f}" + "*" * ("kv" in measured),
     )
 
 
-def _rest(view: DeviceView) -> Iterator[str]:
+def _rest(view: DeviceView, words: Mapping[Part, str]) -> Iterator[str]:
     for part in _REST:
         if (size := view.bytes_of(part)) >= _SMALL:
-            word = "the system's and others'" if part == "others" and view.device.kind == "cpu" else WORDS[part]
-            yield f"{format_bytes(size)} {word}"
+            yield f"{format_bytes(size)} {words[part]}"
 
 
 def _turns(view: DeviceView) -> Iterator[RenderableType]:
@@ -209,9 +207,9 @@ def _summary(plan: Plan, *, on_paper: bool) -> Text:
     where = "the CPU" if plan.devices[0].kind == "cpu" else f"{devices} GPU{'s' if devices > 1 else ''}"
     awake = count - refused - in_turns
     told = ["all awake together" if awake == count > 1 else f"{awake} awake{' together' if awake > 1 else ''}"]
-    told += [f"{in_turns} in turns"] if in_turns else []
+    told += [f"{in_turns} in turns ({_NOT_SERVED})"] if in_turns else []
     told += [f"{refused} refused"] if refused else []
-    mark, style = ("✗", "red") if refused else ("✓", "green")
+    mark, style = ("✗", "red") if refused else ("!", "yellow") if in_turns else ("✓", "green")
     rig = f"{where}{' on paper' if on_paper else ''}"
     return Text.assemble((mark, style), f" {count} model{'s' if count > 1 else ''} on {rig}: {', '.join(told)}")
 

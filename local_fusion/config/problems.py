@@ -57,8 +57,13 @@ def suggestion(word: str, valid: Iterable[str], *, plural: str) -> str:
     return f"; valid {plural}: {', '.join(names)}" if names else f"; there are no {plural}"
 
 
+def printable(text: str) -> str:
+    """A text of unknown origin for a terminal: what would move its cursor or change its state is written as `\\x1b`."""
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
+
+
 def shown(value: Any) -> str:
-    """A value as it is quoted in a message, shortened."""
+    """A value as it is quoted in a message, shortened and printable."""
     match value:
         case None:
             return "nothing"
@@ -66,7 +71,7 @@ def shown(value: Any) -> str:
             return "true" if value else "false"
         case str():
             short = value if len(value) <= _LONGEST_SHOWN else f"{value[:_LONGEST_SHOWN]}…"
-            return f"the text '{short}'"
+            return f"the text '{printable(short)}'"
         case dict():
             return "a mapping"
         case list():

@@ -24,6 +24,10 @@ jsonschema = pytest.importorskip("jsonschema")
 
 GIB = 1024**3
 MODELS = {"llama": LLAMA_3_8B, "gemma": GEMMA_3_27B, "deepseek": DEEPSEEK_V3, "hybrid": QWEN3_NEXT_80B}
+KEPT_IN_8_BITS = {
+    **LLAMA_3_8B,
+    "quantization_config": {"quant_method": "compressed-tensors", "kv_cache_scheme": {"num_bits": 8, "type": "float"}},
+}
 LAYERS = list_of(kind={"enum": ["full", "sliding", "latent", "state"]}, layers=COUNT, window=COUNT, bytes=COUNT)
 CONTRACT = object_of(
     model=TEXT,
@@ -129,6 +133,35 @@ def test_layers_that_cache_differently_have_a_line_each(known: Home) -> None:
     assert "36 × state, a request" in known.run("models", "inspect", "hybrid", "--gpus", "H200").out
 
 
+@pytest.mark.parametrize(
+    ("config", "options", "token"),
+    [(LLAMA_3_8B, {}, 131072), (LLAMA_3_8B, {"kv_cache_dtype": "fp8"}, 65536), (KEPT_IN_8_BITS, {}, 65536)],
+    ids=["16 bits", "8 bits by configuration", "8 bits by the checkpoint"],
+)
+def test_the_lines_of_layers_add_up_to_what_each_further_token_takes(
+    home: Home, config: dict[str, Any], options: dict[str, Any], token: int
+) -> None:
+    source = str(checkpoint(home.folder / "model", config))
+    home.write(json.dumps({"models": {"a": {"source": source, **options}}}))
+    for split in inspected(home, "a", "--gpus", "H200")["splits"]:
+        assert sum(row["bytes"] for row in split["kv_layers"]) == split["kv_bytes_per_token"]
+        assert split["kv_bytes_per_token"] == token // split["tensor_parallel"]
+
+
+@pytest.mark.parametrize(("block_size", "block"), [([], 544), (["--block-size", "2048"], 2048)], ids=str)
+def test_a_state_fills_a_page_of_the_block_size_that_is_asked_for(
+    home: Home, block_size: list[str], block: int
+) -> None:
+    folder = checkpoint(home.folder / "hybrid", QWEN3_NEXT_80B)
+    home.write(json.dumps({"models": {"a": {"source": str(folder), "extra_args": block_size}}}))
+    (split,) = inspected(home, "a", "--gpus", "H200", "--tensor-parallel", "1")["splits"]
+    tokens, states = split["kv_layers"]
+    page = block * tokens["bytes"] // tokens["layers"]
+    assert states["bytes"] == 2 * 36 * page
+    blocks = -(-split["context"] // block) + 1  # of which one is never used
+    assert split["kv_request_bytes"] == states["bytes"] + blocks * 12 * page
+
+
 @pytest.mark.parametrize("columns", ["60", "80", "140"])
 def test_no_number_is_cut_off_at_any_width(known: Home, columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(known.more_env, "COLUMNS", columns)
@@ -166,7 +199,9 @@ def test_measured_numbers_are_marked(home: Home, monkeypatch: pytest.MonkeyPatch
     folder = home.folder / "bare" / "llama"
     options = ModelConfig(source=str(folder))
     monkeypatch.setenv("LOCAL_FUSION_CACHE", str(home.folder / "cache"))
-    key = circumstances(options, read_facts(folder, options).fingerprint, 2, "24 GiB GPU", vllm_version())
+    key = circumstances(
+        options, read_facts(folder, options).fingerprint, 2, "24 GiB GPU", vllm_version(), batched_tokens=2048
+    )
     remember(key, Measurement(weights_bytes=7 * GIB, residual_bytes=2 * GIB, sleeping_bytes=GIB))
     one, two, *_ = inspected(home, "llama", "--gpus", "24GiB")["splits"]
     assert (one["measured"], two["measured"]) == ([], ["asleep", "overhead", "weights"])

@@ -53,6 +53,14 @@ def test_an_unknown_command_and_an_unknown_option_are_wrong_use(home: Home) -> N
         assert "Traceback" not in done.err
 
 
+def test_an_error_does_not_steer_the_terminal(home: Home) -> None:
+    home.write('models: {a: {source: "./go\\e[31mne\\a"}}\n')
+    done = home.run("plan", "--gpus", "24GiB")
+    assert done.code == 2
+    assert r"go\x1b[31mne\x07 does not exist" in done.err
+    assert {sign for sign in done.err if not sign.isprintable()} == {"\n"}
+
+
 def test_help_does_not_wait_for_what_only_some_commands_need() -> None:
     code = "import sys, local_fusion.cli.main; print(*{name.partition('.')[0] for name in sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,9 +14,10 @@ from local_fusion.config.schema import ModelConfig
 from local_fusion.engines.checkpoints.facts import read_facts
 from local_fusion.engines.measurements import remember
 from local_fusion.planner.memory.measured import Measurement, circumstances
+from local_fusion.planner.plan import Solver
 from local_fusion.runtime import vllm_version
 from tests.cli.commands import Home
-from tests.cli.plans import GIB, gpu, in_turns, on_cpu, placed, planned
+from tests.cli.plans import GIB, beside, in_turns, on_cpu
 from tests.cli.test_terminal import Terminal
 from tests.engines.test_checkpoints_gguf import gguf as whole_gguf
 from tests.engines.test_checkpoints_gguf import integer
@@ -73,7 +75,7 @@ CONTRACT = object_of(
         overhead_bytes=COUNT,
         overhead=OVERHEAD,
         max_model_len=COUNT,
-        max_concurrent_requests={"type": ["number", "null"], "minimum": 0},
+        max_concurrent_requests={"type": "number", "minimum": 0},
         resident={"type": "boolean"},
         turns={"anyOf": [{"type": "null"}, object_of(instead_of=TEXTS, **SHORT)]},
         asleep={"enum": ["level 1", "level 2", "stopped", None]},
@@ -171,10 +173,10 @@ def test_json_of_turns_and_of_the_cpu_keeps_the_contract_too(plan: Any) -> None:
     ]
 
 
-def test_what_has_no_end_or_no_bound_is_null_in_json() -> None:
-    endless = placed("embed", 0, weights=1, kv=0, overhead=1, max_concurrent_requests=float("inf"))
-    told = strictly(json.dumps(plan_json(planned(endless, devices=(gpu(0),))), allow_nan=False))
-    assert told["placements"][0]["max_concurrent_requests"] is None
+def test_a_gap_that_nothing_bounds_is_null_in_json() -> None:
+    told = strictly(json.dumps(plan_json(replace(beside(), solver=Solver("greedy", None, 0.01)))))
+    jsonschema.validate(told, CONTRACT)
+    assert told["solver"] == {"status": "greedy", "gap": None, "seconds": 0.01}
 
 
 def test_a_refusal_is_printed_with_the_plan_and_the_exit_code_is_1(home: Home) -> None:
@@ -193,6 +195,13 @@ def test_a_refusal_is_printed_with_the_plan_and_the_exit_code_is_1(home: Home) -
     assert refusal["needed_bytes"] > 130 * GIB > 24 * GIB > refusal["available_bytes"]
     assert refusal["suggestions"]
     assert [each["model"] for each in refused["placements"]] == ["llama"]
+
+
+def test_models_that_fit_only_in_turns_are_no_failure_but_get_no_tick(rig: Home) -> None:
+    done = rig.run("plan", "--gpus", "24GiB,ram=64GiB")
+    assert (done.code, done.err) == (0, "")
+    assert "\n! 2 models on 1 GPU on paper: 1 awake, 1 in turns (serve starts plans without turns only" in done.out
+    assert "✓" not in done.out
 
 
 def test_the_explanation_says_what_else_could_have_been(rig: Home) -> None:
@@ -242,7 +251,7 @@ def test_what_an_earlier_start_has_shown_is_marked(home: Home, monkeypatch: pyte
     options = ModelConfig(source=str(home.folder / "bare" / "llama"))
     facts = read_facts(home.folder / "bare" / "llama", options)
     monkeypatch.setenv("LOCAL_FUSION_CACHE", str(home.folder / "cache"))
-    key = circumstances(options, facts.fingerprint, 1, "24 GiB GPU", vllm_version())
+    key = circumstances(options, facts.fingerprint, 1, "24 GiB GPU", vllm_version(), batched_tokens=2048)
     remember(key, Measurement(weights_bytes=int(14.5 * GIB), residual_bytes=GIB))
     shown = home.run("plan", "--gpus", "24GiB").out
     assert "14.5 GiB*" in shown

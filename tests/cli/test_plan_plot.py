@@ -40,7 +40,7 @@ def texts(svg: str) -> str:
 
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS.keys())
 def test_each_device_has_a_bar_of_all_its_segments_one_after_another_in_proportion(plan: Plan) -> None:
-    drawn = bars(draw(plan, "svg").decode())
+    drawn = bars(draw(plan, "svg", on_paper=False).decode())
     expected = {
         "/".join(filter(None, (view.title, segment.model, segment.part))): segment.bytes
         for view in device_views(plan)
@@ -57,7 +57,7 @@ def test_each_device_has_a_bar_of_all_its_segments_one_after_another_in_proporti
 
 
 def test_a_model_has_one_hue_in_three_shades_and_others_have_other_hues() -> None:
-    drawn = bars(draw(beside(), "svg").decode())
+    drawn = bars(draw(beside(), "svg", on_paper=False).decode())
     light = {name: sum(to_rgb(colour)) for name, (_, _, colour) in drawn.items() if colour.startswith("#")}
     for where in ("GPU 0/qwen", "GPU 1/phi"):
         assert light[f"{where}/weights"] < light[f"{where}/kv"] < light[f"{where}/overhead"]
@@ -67,12 +67,12 @@ def test_a_model_has_one_hue_in_three_shades_and_others_have_other_hues() -> Non
 
 
 def test_twelve_models_have_twelve_hues() -> None:
-    drawn = bars(draw(large(8), "svg").decode())
+    drawn = bars(draw(large(8), "svg", on_paper=False).decode())
     assert len({colour for name, (_, _, colour) in drawn.items() if name.endswith("/weights")}) == 12
 
 
 def test_names_and_sizes_stand_where_there_is_room_and_a_legend_names_the_rest() -> None:
-    told = texts(draw(beside(), "svg").decode())
+    told = texts(draw(beside(), "svg", on_paper=False).decode())
     for text in ("GPU 0", "NVIDIA GeForce RTX 4090", "qwen", "9.25 GiB", "phi 1/2", "phi 2/2", "8 GiB", "GiB"):
         assert text in told
     assert told.count("tiny") == 1  # in the legend: its bar is too short
@@ -80,22 +80,28 @@ def test_names_and_sizes_stand_where_there_is_room_and_a_legend_names_the_rest()
         assert text in told
 
 
+def test_of_a_rig_on_paper_the_legend_says_that_the_driver_keeps_what_nobody_else_holds() -> None:
+    told = texts(draw(beside(), "svg", on_paper=True).decode())
+    assert "kept by the driver" in told
+    assert "held by others" not in told
+
+
 def test_models_in_turns_stand_beside_their_bar() -> None:
-    told = texts(draw(in_turns(), "svg").decode())
+    told = texts(draw(in_turns(), "svg", on_paper=False).decode())
     assert "gemma in turns with olmo" in told
     assert "left by models asleep" in told
 
 
 @pytest.mark.parametrize("kind", ["svg", "png"])
 def test_the_same_plan_gives_the_same_file(kind: str) -> None:
-    assert draw(in_turns(), kind) == draw(in_turns(), kind)
+    assert draw(in_turns(), kind, on_paper=False) == draw(in_turns(), kind, on_paper=False)
 
 
 def test_a_png_is_as_high_as_there_are_devices(tmp_path: Path) -> None:
     heights = []
     for gpus in (2, 8, 16):
         file = tmp_path / f"{gpus}.PNG"
-        save_plot(large(gpus), file)
+        save_plot(large(gpus), file, on_paper=False)
         raw = file.read_bytes()
         assert raw.startswith(b"\x89PNG")
         heights.append(struct.unpack(">I", raw[20:24])[0])
@@ -104,4 +110,4 @@ def test_a_png_is_as_high_as_there_are_devices(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match=r"plan\.svg cannot be written"):
-        save_plot(beside(), tmp_path / "missing" / "plan.svg")
+        save_plot(beside(), tmp_path / "missing" / "plan.svg", on_paper=False)

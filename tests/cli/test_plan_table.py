@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,10 +24,10 @@ PLANS = {"beside": beside(), "in turns": in_turns(), "large": large(), "CPU": on
 FILLS = "█▓▒░·_╱"
 
 
-def shown(plan: Plan, width: int = 80, *, reasons: tuple[Reason, ...] = ()) -> str:
+def shown(plan: Plan, width: int = 80, *, on_paper: bool = True, reasons: tuple[Reason, ...] = ()) -> str:
     """What a pipe gets."""
     file = io.StringIO()
-    print_plan(plan, Console(file=file, width=width), on_paper=True, reasons=reasons)
+    print_plan(plan, Console(file=file, width=width), on_paper=on_paper, reasons=reasons)
     return file.getvalue()
 
 
@@ -86,10 +85,19 @@ def test_below_a_bar_stand_the_letters_of_its_models_and_their_names_where_there
 
 
 def test_the_legend_explains_what_is_to_be_seen_and_nothing_else() -> None:
-    assert "█ weights   ▓ KV cache   ▒ overhead   · free   ╱ held by others" in shown(on_cpu(), 100)
+    assert "█ weights   ▓ KV cache   ▒ overhead   · free   ╱ the system's and others'" in shown(on_cpu(), 100)
     wrapped = shown(in_turns(), 80)
-    for entry in ("░ left by models asleep", "_ kept free", "╱ held by others"):
+    for entry in ("░ left by models asleep", "_ kept free", "╱ kept by the driver"):
         assert entry in wrapped
+
+
+def test_what_cannot_be_planned_is_held_by_others_here_and_kept_by_the_driver_on_paper() -> None:
+    here, paper = shown(beside(), 100, on_paper=False), shown(beside(), 100, on_paper=True)
+    assert "512 MiB kept free · 1 GiB held by others" in here
+    assert "╱ held by others" in here
+    assert "driver" not in here
+    assert paper == here.replace("held by others", "kept by the driver").replace("3 GPUs:", "3 GPUs on paper:")
+    assert "8 GiB the system's and others'" in shown(on_cpu(), on_paper=False)
 
 
 def test_a_terminal_without_unicode_gets_a_bar_of_plain_characters() -> None:
@@ -165,7 +173,8 @@ def test_other_ways_to_make_room_are_told_as_well(asleep: str, says: str) -> Non
 def test_a_refusal_says_why_and_what_would_make_it_fit() -> None:
     text = words(shown(in_turns()))
     assert "✗ huge fits nowhere: it needs 140 GiB, but at most 22.5 GiB are free to make it fit: → 5 more GPUs" in text
-    assert "✗ 3 models on 1 GPU on paper: 1 awake, 1 in turns, 1 refused" in text
+    turns = "1 in turns (serve starts plans without turns only, so far)"
+    assert f"✗ 3 models on 1 GPU on paper: 1 awake, {turns}, 1 refused" in text
     lost = replace(in_turns(), refusals=(replace(in_turns().refusals[0], suggestions=()),))
     assert "→ no single change makes it fit" in words(shown(lost))
 
@@ -188,9 +197,11 @@ def test_a_warning_is_told_once_for_all_its_models_and_not_again_as_a_note() -> 
     assert re.search(r"^A +a !", text, re.MULTILINE)
 
 
-def test_a_model_without_a_cache_takes_any_number_of_requests() -> None:
-    plan = planned(placed("embed", 0, weights=1, kv=0, overhead=1, max_concurrent_requests=math.inf), devices=(gpu(0),))
-    assert re.search(r"^A +embed +1 GiB +0 B +1 GiB +2 GiB +16,384 +any$", shown(plan), re.MULTILINE)
+def test_a_plan_with_turns_gets_no_tick_and_says_that_serve_does_not_start_it() -> None:
+    text = words(shown(replace(in_turns(), refusals=())))
+    assert "! 2 models on 1 GPU on paper: 1 awake, 1 in turns (serve starts plans without turns only, so far)" in text
+    assert "✓" not in text
+    assert "✓ 3 models on 3 GPUs on paper: all awake together" in words(shown(beside()))
 
 
 @pytest.mark.parametrize(
@@ -204,6 +215,21 @@ def test_a_model_without_a_cache_takes_any_number_of_requests() -> None:
 )
 def test_the_last_line_says_how_sure_the_plan_is(solver: Solver, says: str) -> None:
     assert says in words(shown(replace(beside(), solver=solver)))
+
+
+def test_a_model_that_has_no_alternative_is_explained_by_what_was_chosen_alone() -> None:
+    text = shown(beside(), reasons=(Reason("qwen", "on GPU 0, where it is pinned", ()),))
+    (_, after) = text.split("\nqwen on GPU 0, where it is pinned\n")
+    assert "instead" not in text
+    assert after.strip().startswith("✓ 3 models")
+
+
+def test_what_a_plan_tells_is_no_markup() -> None:
+    odd = "quantization [bold]x[/bold] is not known [/]"
+    plan = planned(placed("a", 0, weights=2, kv=2, overhead=1, warnings=(odd,)), devices=(gpu(0),), notes=("[red]",))
+    text = shown(plan, 100, reasons=(Reason("a", "[i]here", (Alternative("[b]there", "[/x]"),)),))
+    for told in (f"! a: {odd}", "- [red]", "a [i]here", "[b]there instead: [/x]"):
+        assert told in text
 
 
 def test_the_explanation_names_what_else_could_have_been() -> None:

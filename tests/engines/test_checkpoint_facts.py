@@ -121,6 +121,38 @@ def test_other_files_of_weights_count_by_their_size(folder: Path) -> None:
     assert (known.weights_from, known.weights_bytes) == ("files", 2048)
 
 
+def test_other_files_of_weights_are_counted_as_their_names_count_them_unless_there_is_an_index(folder: Path) -> None:
+    (folder / "pytorch_model-00002-of-00002.bin").write_bytes(b"x" * 2048)
+    assert "1 of 2 shards is missing, the first is pytorch_model-00001-of-00002.bin" in problem(folder)
+    (folder / "pytorch_model.bin.index.json").write_text("{}")
+    assert facts(folder).weights_bytes == 2048
+
+
+def test_a_checkpoint_with_far_fewer_parameters_than_its_config_describes_is_planned_with_a_warning(
+    folder: Path,
+) -> None:
+    with_weights(folder)
+    deeper = {**TINY, "num_hidden_layers": 4}
+    (folder / "config.json").write_text(json.dumps(deeper))
+    described = (PARAMETERS + 2 * LAYER) / 1e6
+    assert facts(folder).warnings == (
+        f"the weights hold {PARAMETERS / 1e6:,.1f} of the {described:,.1f} million parameters that config.json"
+        " describes: is the checkpoint whole?",
+    )
+    (folder / "config.json").write_text(json.dumps({**deeper, "model_type": "nobody_knows"}))
+    assert not any("whole" in warning for warning in facts(folder).warnings)
+
+
+def test_what_would_reach_into_the_terminal_is_written_out(folder: Path) -> None:
+    bell = {**TINY, "architectures": ["Llama\x1b[31mForCausalLM\x07"], "model_type": "lla\x9bma"}
+    (folder / "config.json").write_text(json.dumps(bell))
+    known = facts(folder)
+    assert known.architecture == r"Llama\x1b[31mForCausalLM\x07"
+    assert any(r"the architecture lla\x9bma is not known" in warning for warning in known.warnings)
+    (folder / "config.json").write_text(json.dumps({**TINY, "hidden_size": "\x1b]0;owned\x07"}))
+    assert r"`hidden_size` is the text '\x1b]0;owned\x07', expected" in problem(folder)
+
+
 def test_weights_that_git_lfs_has_not_fetched_count_as_not_there_yet(folder: Path) -> None:
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 99\n"
     index(folder, {"a": "model-0.safetensors", "b": "model-1.safetensors"})

@@ -88,6 +88,25 @@ class TestAFolder:
             write(tmp_path / name, {"w": entry(0, 4)}, data=4)
         assert [tensor.bytes for tensor in stored_tensors(tmp_path)] == [4]
 
+    @pytest.mark.parametrize("ending", ["", "\x1b[2J"])
+    def test_without_an_index_holds_every_shard_that_the_names_count(self, tmp_path: Path, ending: str) -> None:
+        for number in range(1, 5):
+            write(tmp_path / f"m{ending}-0000{number}-of-00004.safetensors", {f"w{number}": entry(0, 4)}, data=4)
+        assert len(stored_tensors(tmp_path)) == 4
+        for number in (1, 3, 4):
+            (tmp_path / f"m{ending}-0000{number}-of-00004.safetensors").unlink()
+        shown = ending.replace("\x1b", r"\x1b")
+        why = f"3 of 4 shards are missing, the first is m{shown}-00001-of-00004.safetensors; there is no index either"
+        assert problem(tmp_path) == f"{tmp_path}: {why}"
+
+    def test_may_count_its_shards_from_zero(self, tmp_path: Path) -> None:
+        """As openai/gpt-oss-20b does: three files, 0 to 2 "of 2"."""
+        for number in range(3):
+            write(tmp_path / f"model-0000{number}-of-00002.safetensors", {f"w{number}": entry(0, 4)}, data=4)
+        assert len(stored_tensors(tmp_path)) == 3
+        (tmp_path / "model-00001-of-00002.safetensors").unlink()
+        assert "1 of 2 shards is missing, the first is model-00001-of-00002.safetensors" in problem(tmp_path)
+
     def test_takes_a_type_that_is_newer_than_we_are_at_its_word(self, tmp_path: Path) -> None:
         write(tmp_path / "model.safetensors", {"w": entry(0, 5, "F2_E1M0", [20])}, data=5)
         assert stored_tensors(tmp_path) == [Tensor("w", "F2_E1M0", (20,), 5)]
@@ -129,7 +148,9 @@ class TestALyingHeader:
             ({"w": entry(0, 0, "U8", [1] * 5000)}, {}, "which does not take 0 bytes"),
             ({"w": entry(0, 4, "U8", [-2, -2])}, {"data": 4}, "does not say how large tensor 'w' is (`shape`)"),
             ({"w": {"shape": [4], "data_offsets": [0, 4]}}, {"data": 4}, "of which type tensor 'w' is (`dtype`)"),
-            ({"w" * 10_000: 3}, {}, "does not say where tensor 'www"),
+            ({"w" * 512: 3}, {}, "does not say where tensor 'www"),
+            ({"w" * 20_000: entry(0, 4)}, {"data": 4}, "ww'… with more than 512 characters"),
+            ({"w\x1b[2J\x07": 3}, {}, r"does not say where tensor 'w\x1b[2J\x07' lies"),
         ],
     )
     def test_is_one_clear_error(

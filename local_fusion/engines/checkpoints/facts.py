@@ -7,11 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from local_fusion.config.schema import ModelConfig
-from local_fusion.engines.checkpoints.folders import CONFIG, MODULES, is_lfs_pointer, weight_files
+from local_fusion.engines.checkpoints.folders import (
+    BIN_INDEX,
+    CONFIG,
+    MODULES,
+    is_lfs_pointer,
+    missing_shards,
+    weight_files,
+)
 from local_fusion.engines.checkpoints.gguf_facts import gguf_config
 from local_fusion.engines.checkpoints.gguf_header import read_header
 from local_fusion.engines.checkpoints.safetensors_header import stored_tensors
-from local_fusion.engines.checkpoints.untrusted import read_object
+from local_fusion.engines.checkpoints.untrusted import broken, read_object
 from local_fusion.errors import ConfigError
 from local_fusion.planner.facts.build import Undescribed, model_facts
 from local_fusion.planner.facts.model import ModelFacts
@@ -49,4 +56,6 @@ def _stored(folder: Path) -> Stored:
         return Stored(sentence_transformer=embeds)
     if tensors := stored_tensors(folder):
         return Stored(tensors=tuple(tensors), sentence_transformer=embeds)
+    if not (folder / BIN_INDEX).is_file() and (problem := missing_shards(files)):
+        raise broken(folder, problem)
     return Stored(files_bytes=sum(file.stat().st_size for file in files), sentence_transformer=embeds)

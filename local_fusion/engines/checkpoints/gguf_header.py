@@ -92,7 +92,7 @@ def _check_kind(path: Path, header: GgufHeader) -> None:
             hint="Merge the parts: llama-gguf-split --merge FIRST_PART WHOLE.gguf",
         )
     if kind != "model" or header.architecture == "clip":
-        what = f"something of the type {kind!r}" if kind != "model" else "a vision projector"
+        what = f"something of the type {str(kind)[:80]!r}" if kind != "model" else "a vision projector"
         raise ConfigError(
             [f"{path} holds {what}, not a language model"],
             hint="Name the GGUF file with the model's weights.",
@@ -150,14 +150,14 @@ class _Reader:
             self._has_head = self._has_head or name == "output.weight"
             dimensions = self._integer("I")
             if dimensions > _MOST_DIMENSIONS:
-                raise self._corrupt(f"tensor {name!r} has {dimensions} dimensions")
+                raise self._corrupt(f"tensor {name[:80]!r} has {dimensions} dimensions")
             elements = 1
             for _ in range(dimensions):
                 elements *= self._integer("Q")
             kind, offset = self._integer("I"), self._integer("Q")
             if kind not in _BLOCKS:
                 raise ConfigError(
-                    [f"{self._path}: tensor {name!r} has the unknown type {kind}"],
+                    [f"{self._path}: tensor {name[:80]!r} has the unknown type {kind}"],
                     hint="The file is corrupt, or quantised in a way that cannot be imported: use another file of it.",
                 )
             block_elements, block_bytes = _BLOCKS[kind]

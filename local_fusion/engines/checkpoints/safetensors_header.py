@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from local_fusion.config.problems import printable
+from local_fusion.engines.checkpoints.folders import missing_shards
 from local_fusion.engines.checkpoints.untrusted import broken, open_regular, parse_object, read_object
 from local_fusion.planner.facts.tensors import Tensor
 
@@ -18,6 +20,7 @@ INDEX = "model.safetensors.index.json"
 _WHOLE = "model.safetensors"
 _LONGEST_HEADER = 50_000_000  # bytes; half of what the format allows, 300,000 tensors take 45 million
 _MOST_TENSORS = 500_000  # over all files; a trillion parameters in 384 packed experts a layer come to 210,000
+_LONGEST_NAME = 512  # characters; GGUF allows its tensors 64 bytes
 _MOST_SHARDS = 10_000
 _MOST_ELEMENTS = 2**64
 _BITS = {
@@ -54,7 +57,10 @@ def _files(folder: Path) -> list[Path]:
     whole = folder / _WHOLE
     files = [whole] if os.path.lexists(whole) else sorted(folder.glob("*.safetensors"))
     # Mistral's repositories hold the same weights a second time in a format of their own.
-    return [file for file in files if not file.name.startswith("consolidated")] or files
+    files = [file for file in files if not file.name.startswith("consolidated")] or files
+    if problem := missing_shards(files):
+        raise broken(folder, problem)
+    return files
 
 
 def _shards(index: Path) -> list[str]:
@@ -66,9 +72,9 @@ def _shards(index: Path) -> list[str]:
         raise broken(index, f"its `weight_map` names {len(names):,} files")
     for name in names:
         if "/" in name or "\\" in name or "\0" in name or not name.endswith(".safetensors"):
-            raise broken(index, f"its `weight_map` names '{name[:80]}', which is no safetensors file beside it")
+            raise broken(index, f"its `weight_map` names '{_cut(name)}', which is no safetensors file beside it")
         if not os.path.exists(index.parent / name):  # pathlib's own raises for names that are too long
-            raise broken(index, f"its `weight_map` names {name[:80]}, which is not there")
+            raise broken(index, f"its `weight_map` names {_cut(name)}, which is not there")
     return sorted(names)
 
 
@@ -95,6 +101,8 @@ def read_header(file: Path) -> list[Tensor]:
 
 def _checked(file: Path, header: dict[str, Any], data_size: int) -> Iterator[Tensor]:
     """The tensors in the order of their data, which has to be whole: no gaps, no overlaps, nothing behind."""
+    if longest := next((name for name in header if len(name) > _LONGEST_NAME), None):
+        raise broken(file, f"its header names {_quoted(longest)}… with more than {_LONGEST_NAME} characters")
     spans = sorted((*_span(file, name, entry), name) for name, entry in header.items())
     position = 0
     for begin, end, name in spans:
@@ -125,8 +133,8 @@ def _tensor(file: Path, name: str, entry: dict[str, Any], size: int) -> Tensor:
     # A type that is newer than this table is taken at the word of its span.
     bits = _BITS.get(dtype)
     if bits is not None and _elements(shape) * bits != size * 8:
-        told = f"{dtype} {shape}"
-        raise broken(file, f"its header says {_quoted(name)} is {told[:80]}, which does not take {size} bytes")
+        told = _cut(f"{dtype} {shape}")
+        raise broken(file, f"its header says {_quoted(name)} is {told}, which does not take {size} bytes")
     return Tensor(name, dtype, tuple(shape), size)
 
 
@@ -136,4 +144,8 @@ def _elements(shape: list[int]) -> int:
 
 
 def _quoted(name: str) -> str:
-    return f"tensor '{name[:80]}'"
+    return f"tensor '{_cut(name)}'"
+
+
+def _cut(text: str) -> str:
+    return printable(text[:80])

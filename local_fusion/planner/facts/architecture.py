@@ -6,7 +6,22 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from local_fusion.planner.facts.families import FAMILIES, UNKNOWN, Family, Switch
-from local_fusion.planner.facts.fields import Fields, flag, number, numbers, real, section, text, text_fields, words
+from local_fusion.planner.facts.fields import (
+    HEAD_COUNTS,
+    HIDDEN_SIZES,
+    MOST_LAYERS,
+    VOCABULARY_SIZES,
+    Fields,
+    flag,
+    layer_count,
+    number,
+    numbers,
+    real,
+    section,
+    text,
+    text_fields,
+    words,
+)
 
 Mixer = Literal["attention", "mamba", "mamba2", "delta", "convolution", "parallel", "none"]
 """How a layer mixes tokens: softmax attention, a recurrence (Mamba, Mamba-2, gated delta rule), a short convolution,
@@ -17,7 +32,6 @@ Feeder = Literal["dense", "experts", "none"]
 
 Kind = TypeVar("Kind", bound=str)
 
-_MOST_LAYERS = 1024
 _UNSTRETCHED = ("su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling", "mrope", "default")
 # The lengths that vLLM looks at, the smallest wins (`derive_max_model_len_and_key`); n_ctx is ours, for old GPT files.
 _LENGTHS = (
@@ -30,6 +44,17 @@ _LENGTHS = (
     "max_seq_length",
     "seq_len",
     "n_ctx",
+)
+_LONGEST_NAME = 100  # characters; what is shown of an architecture's name, the longest in vLLM's registry has 47
+# Not `top_k`, which older transformers wrote into every config.json as a parameter of sampling.
+_EXPERTS_PER_TOKEN = (
+    "num_experts_per_tok",
+    "num_experts_per_token",
+    "experts_per_token",
+    "moe_topk",
+    "moe_top_k",
+    "moe_k",
+    "top_k_experts",
 )
 _MAMBA_1 = ("mamba", "falcon_mamba", "jamba")
 
@@ -47,11 +72,15 @@ class Latent:
 
 @dataclass(frozen=True, slots=True)
 class Experts:
-    """A mixture's experts: how many, the inner size of each, and of what all tokens share (0: nothing)."""
+    """A mixture's experts: how many, the inner size of each, and of what all tokens share (0: nothing).
+
+    `per_token`: how many of them answer a token; 0 where config.json does not tell.
+    """
 
     count: int
     inner: int
     shared: int
+    per_token: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +119,11 @@ class Architecture:
 def read_architecture(config: Fields) -> Architecture:
     """The architecture that a config.json describes. Never raises: what is missing or nonsense is 0."""
     fields = text_fields(config)
-    kind = text(fields, "model_type")
+    kind = text(fields, "model_type")[:_LONGEST_NAME]
     family = FAMILIES.get(kind, UNKNOWN)
-    layers = number(fields, "num_hidden_layers", "n_layer", "n_layers", "num_layers")
-    layers = layers or len(words(fields, "layers_block_type") or text(fields, "hybrid_override_pattern"))
-    layers = layers if layers <= _MOST_LAYERS else 0
-    hidden = number(fields, "hidden_size", "n_embd", "d_model", "dim")
-    heads = number(fields, "num_attention_heads", "n_head", "n_heads", "num_heads")
+    layers = layer_count(fields)
+    hidden = number(fields, *HIDDEN_SIZES)
+    heads = number(fields, *HEAD_COUNTS)
     kv_heads = number(fields, "num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num")
     if flag(fields, "multi_query") and not flag(fields, "new_decoder_architecture"):
         kv_heads = 1 if kind == "falcon" or not kv_heads else kv_heads
@@ -106,7 +133,8 @@ def read_architecture(config: Fields) -> Architecture:
     experts = _experts(fields, kind)
     mixers = _mixers(fields, kind, layers)
     return Architecture(
-        name=next(iter(words(config, "architectures")), "") or text(config, "model_type") or "unknown",
+        name=(next(iter(words(config, "architectures")), "") or text(config, "model_type"))[:_LONGEST_NAME]
+        or "unknown",
         kind=kind,
         family=family,
         fields=fields,
@@ -117,7 +145,7 @@ def read_architecture(config: Fields) -> Architecture:
         head_size=latent.unrotated + latent.rotated if latent else head,
         head_size_v=latent.value if latent else number(fields, "v_head_dim", "head_dim_v") or head,
         inner_size=_inner_size(fields, kind, hidden),
-        vocab_size=number(fields, "vocab_size", "padded_vocab_size"),
+        vocab_size=number(fields, *VOCABULARY_SIZES),
         max_model_len=_longest_context(fields),
         tied=_tied(config, fields, family),
         dtype=(text(fields, "dtype") or text(fields, "torch_dtype")).removeprefix("torch."),
@@ -165,7 +193,8 @@ def _experts(fields: Fields, kind: str) -> Experts | None:
     if kind == "jamba" and count == 1:
         return None
     # Granite's hybrids without routed experts still name their MLP "shared".
-    return Experts(count, inner, shared) if count or (kind == "granitemoehybrid" and shared) else None
+    per_token = min(count, number(fields, *_EXPERTS_PER_TOKEN))
+    return Experts(count, inner, shared, per_token) if count or (kind == "granitemoehybrid" and shared) else None
 
 
 def _inner_size(fields: Fields, kind: str, hidden: int) -> int:
@@ -246,7 +275,7 @@ def _is_sparse(fields: Fields, kind: str, index: int) -> bool:
     if kind == "jamba":
         return index % (number(fields, "expert_layer_period") or 1) == number(fields, "expert_layer_offset")
     if kind.startswith("ernie4_5"):
-        last = number(fields, "moe_layer_end_index") or _MOST_LAYERS
+        last = number(fields, "moe_layer_end_index") or MOST_LAYERS
         interval = number(fields, "moe_layer_interval") or 1
         return number(fields, "moe_layer_start_index") <= index <= last and (index + 1) % interval == 0
     if index in numbers(fields, "mlp_only_layers"):

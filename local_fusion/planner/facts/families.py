@@ -41,7 +41,6 @@ class Family:
     rough: bool = False
 
 
-_BIASED = Family(qkv_bias=True, out_bias=True, mlp_bias=True, gated=False, norm_bias=True)
 _LLAMA = Family()
 _QWEN2 = Family(qkv_bias=True, out_bias=False, mlp_bias=False)
 _QWEN3 = Family(qk_norm="head")
@@ -138,14 +137,31 @@ _GATED_DELTA = {
     "linear_value_head_dim": 128,
     "linear_num_key_heads": 16,
     "linear_num_value_heads": 32,
+    "full_attention_interval": 4,
 }
+
+_MAMBA_1 = {"state_size": 16, "conv_kernel": 4, "expand": 2}
+_MAMBA_2 = {"mamba_n_heads": 128, "mamba_n_groups": 1, "mamba_d_state": 256, "mamba_d_conv": 4, "mamba_expand": 2}
 
 # The defaults of transformers' config classes that published config.json files lean on (`Gemma3TextConfig` above all:
 # google/gemma-3-12b-it names neither its vocabulary nor its positions nor its head size).
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "gemma": _class(28, 3072, 16, 16, 24576, 256000, head_dim=256, max_position_embeddings=8192),
-    "gemma2": _class(26, 2304, 8, 4, 9216, 256000, head_dim=256, max_position_embeddings=8192),
-    "gemma3_text": _class(26, 2304, 8, 4, 9216, 262208, head_dim=256, max_position_embeddings=131072),
+    "gemma2": _class(26, 2304, 8, 4, 9216, 256000, head_dim=256, max_position_embeddings=8192, sliding_window=4096),
+    "gemma3_text": _class(
+        26, 2304, 8, 4, 9216, 262208, head_dim=256, max_position_embeddings=131072, sliding_window=4096
+    ),
+    "gemma3n_text": {
+        "num_hidden_layers": 35,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "head_dim": 256,
+        "sliding_window": 512,
+        "num_kv_shared_layers": 15,
+    },
+    "gemma4_text": {"head_dim": 256, "sliding_window": 512, "global_head_dim": 512},
+    "cohere2": {"sliding_window": 4096},
+    "olmo3": {"sliding_window": 4096},
     "mistral": _class(32, 4096, 32, 8, 14336, 32000, max_position_embeddings=131072),
     "mixtral": _class(32, 4096, 32, 8, 14336, 32000, max_position_embeddings=131072, num_local_experts=8),
     "llama": {
@@ -171,6 +187,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         max_position_embeddings=32768,
         **_GATED_DELTA,
         num_experts=512,
+        num_experts_per_tok=10,
         moe_intermediate_size=512,
         shared_expert_intermediate_size=512,
     ),
@@ -189,10 +206,21 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         moe_intermediate_size=512,
         shared_expert_intermediate_size=512,
     ),
-    "gpt_oss": _class(36, 2880, 64, 8, 2880, 201088, head_dim=64, attention_bias=True),
+    "gpt_oss": _class(36, 2880, 64, 8, 2880, 201088, head_dim=64, attention_bias=True, sliding_window=128),
     "glm": {"attention_bias": True, "head_dim": 128},
     "glm4": {"attention_bias": True, "head_dim": 128},
-    "llama4_text": _class(48, 5120, 40, 8, 8192, 202048, head_dim=128, intermediate_size_mlp=16384),
+    "llama4_text": _class(
+        48,
+        5120,
+        40,
+        8,
+        8192,
+        202048,
+        head_dim=128,
+        intermediate_size_mlp=16384,
+        attention_chunk_size=8192,
+        no_rope_layer_interval=4,
+    ),
     "seed_oss": {"attention_bias": True, "head_dim": 128},
     "ernie4_5_moe": {"moe_use_aux_free": True, "moe_num_shared_experts": 2, "moe_layer_start_index": 1},
     "glm4_moe_lite": {"first_k_dense_replace": 1},
@@ -205,12 +233,40 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "opt": {"max_position_embeddings": 2048, "ffn_dim": 3072},
     "ernie4_5": {"head_dim": 128},
     "ministral3": {"head_dim": 128},
-    "jamba": {"attn_layer_period": 8, "attn_layer_offset": 4, "expert_layer_period": 2, "expert_layer_offset": 1},
-    "bamba": {"mamba_d_state": 256},
-    "granitemoehybrid": {"mamba_d_state": 256},
-    "falcon_h1": {"mamba_d_state": 256, "mamba_d_ssm": 1024},
-    "mamba2": {"num_heads": 128, "head_dim": 64, "n_groups": 8, "hidden_size": 4096, "num_hidden_layers": 64},
-    "nemotron_h": {"head_dim": 128, "n_groups": 8, "num_key_value_heads": 8},
+    "jamba": {
+        "attn_layer_period": 8,
+        "attn_layer_offset": 4,
+        "expert_layer_period": 2,
+        "expert_layer_offset": 1,
+        "mamba_d_state": 16,
+        "mamba_d_conv": 4,
+        "mamba_expand": 2,
+    },
+    "bamba": _MAMBA_2,
+    "zamba2": {"n_mamba_heads": 8, "mamba_ngroups": 1, "mamba_d_state": 64, "mamba_d_conv": 4, "mamba_expand": 2},
+    "granitemoehybrid": _MAMBA_2,
+    "falcon_h1": {**_MAMBA_2, "mamba_d_ssm": 1024},
+    "mamba": _MAMBA_1,
+    "falcon_mamba": _MAMBA_1,
+    "mamba2": {
+        "num_heads": 128,
+        "head_dim": 64,
+        "n_groups": 8,
+        "state_size": 128,
+        "conv_kernel": 4,
+        "hidden_size": 4096,
+        "num_hidden_layers": 64,
+        "vocab_size": 32768,
+    },
+    "nemotron_h": {
+        "head_dim": 128,
+        "num_key_value_heads": 8,
+        "mamba_num_heads": 128,
+        "mamba_head_dim": 64,
+        "n_groups": 8,
+        "ssm_state_size": 128,
+        "conv_kernel": 4,
+    },
     "minimax_m2": {"use_routing_bias": True, "head_dim": 128},
     "bert": _class(12, 768, 12, 12, 3072, 30522, max_position_embeddings=512, type_vocab_size=2),
     "roberta": _class(12, 768, 12, 12, 3072, 50265, max_position_embeddings=512, type_vocab_size=2),

@@ -5,9 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from local_fusion.config.problems import printable
 from local_fusion.planner.facts.families import DEFAULTS
 
 Fields = Mapping[str, Any]
+
+MOST_LAYERS = 1024
+"""No decoder and no vision tower is deeper; what is, is nonsense."""
+
+HIDDEN_SIZES = ("hidden_size", "n_embd", "d_model", "dim")
+LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+HEAD_COUNTS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
+VOCABULARY_SIZES = ("vocab_size", "padded_vocab_size")
+"""What families call these dimensions; the first name is the usual one."""
 
 _MOST = 10**9  # no dimension of a model is larger; what is, is nonsense
 _NESTED = ("text_config", "llm_config", "language_config", "thinker_config", "language_model")
@@ -43,15 +53,24 @@ def numbers(fields: Fields, name: str) -> tuple[int, ...]:
 
 
 def words(fields: Fields, name: str) -> tuple[str, ...]:
-    """A list of texts, empty if it is anything else."""
+    """A list of printable texts, empty if it is anything else."""
     value = fields.get(name)
-    return tuple(value) if isinstance(value, list) and all(isinstance(item, str) for item in value) else ()
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        return ()
+    return tuple(printable(item) for item in value)
 
 
 def text(fields: Fields, name: str) -> str:
-    """A text, or the empty one."""
+    """A printable text, or the empty one."""
     value = fields.get(name)
-    return value if isinstance(value, str) else ""
+    return printable(value) if isinstance(value, str) else ""
+
+
+def layer_count(fields: Fields) -> int:
+    """How many layers the language model has, 0 where nothing sensible tells."""
+    count = number(fields, *LAYER_COUNTS)
+    count = count or len(words(fields, "layers_block_type") or text(fields, "hybrid_override_pattern"))
+    return count if count <= MOST_LAYERS else 0
 
 
 def section(fields: Fields, name: str) -> Fields:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from local_fusion.planner.facts.fields import Fields, number, section, text, text_fields
+from local_fusion.planner.facts.fields import (
+    HEAD_COUNTS,
+    HIDDEN_SIZES,
+    MOST_LAYERS,
+    Fields,
+    layer_count,
+    number,
+    section,
+    text,
+    text_fields,
+)
 from local_fusion.planner.facts.model import CacheKind, CacheLayer
 from local_fusion.planner.facts.states import state_layer
-
-_MOST_LAYERS = 1000  # no decoder is deeper; what is, is nonsense
 
 
 def _names(text: str) -> frozenset[str]:
@@ -39,26 +47,6 @@ _EVERY_NTH = {
     **dict.fromkeys(("cohere2", "olmo3", "exaone4"), 4),
     "gemma3n_text": 5,
     **dict.fromkeys(("gemma3_text", "gemma4_text"), 6),
-}
-# Defaults of their configuration classes on which attention depends, beside `families.DEFAULTS`.
-_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
-    "gemma2": {"sliding_window": 4096},
-    "gemma3_text": {"sliding_window": 4096},
-    "gemma3n_text": {
-        "num_hidden_layers": 35,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 2,
-        "head_dim": 256,
-        "sliding_window": 512,
-        "num_kv_shared_layers": 15,
-    },
-    "gemma4_text": {"head_dim": 256, "sliding_window": 512, "global_head_dim": 512},
-    "gpt_oss": {"sliding_window": 128},
-    "cohere2": {"sliding_window": 4096},
-    "olmo3": {"sliding_window": 4096},
-    "llama4_text": {"attention_chunk_size": 8192, "no_rope_layer_interval": 4},
-    "jamba": {"attn_layer_period": 8, "attn_layer_offset": 4},
-    "qwen3_next": {"full_attention_interval": 4},
 }
 _KINDS = {
     **dict.fromkeys(("full_attention", "attention", "full", "*"), "full"),
@@ -89,12 +77,11 @@ def cache_layers(config: Fields, *, parameters: int = 0) -> tuple[tuple[CacheLay
     """
     fields = text_fields(config)
     family = text(fields, "model_type")
-    fields = {**_DEFAULTS.get(family, {}), **fields}
     if family in _ENCODERS or fields.get("is_causal") is False or fields.get("use_bidirectional_attention") is True:
         return (), ()
     warnings: list[str] = []
     kinds = _kinds(fields, family)
-    if not kinds or not number(fields, "hidden_size", "n_embd", "d_model", "dim"):
+    if not kinds or not number(fields, *HIDDEN_SIZES):
         return _guess_from_size(parameters)
     shared = min(number(fields, "num_kv_shared_layers"), len(kinds) - 1)
     kinds = kinds[: len(kinds) - shared]  # the last layers read the cache of earlier ones
@@ -120,13 +107,12 @@ def cache_layers(config: Fields, *, parameters: int = 0) -> tuple[tuple[CacheLay
 
 def _kinds(fields: Fields, family: str) -> list[str]:
     """Each layer's kind: full, sliding, chunked, state, both (attention and state) or none."""
-    count = min(_MOST_LAYERS, number(fields, "num_hidden_layers", "n_layer", "n_layers", "num_layers"))
     named = fields.get("layer_types") or fields.get("layers_block_type") or fields.get("hybrid_override_pattern")
     if isinstance(named, list | str) and named:
         # What is not known is taken for full attention, which needs the most.
-        kinds = [_KINDS.get(str(name), "full") for name in named[:_MOST_LAYERS]]
+        kinds = [_KINDS.get(str(name), "full") for name in named[:MOST_LAYERS]]
     else:
-        kinds = [_unnamed_kind(index, fields, family) for index in range(count)]
+        kinds = [_unnamed_kind(index, fields, family) for index in range(layer_count(fields))]
     if "sliding" in kinds and (
         not number(fields, "sliding_window")
         or fields.get("use_sliding_window") is False
@@ -220,8 +206,8 @@ def _of_full_layers(fields: Fields, name: str) -> int:
 
 
 def _attention(fields: Fields, warnings: list[str]) -> _Attention:
-    hidden = number(fields, "hidden_size", "n_embd", "d_model", "dim")
-    heads = number(fields, "num_attention_heads", "n_head", "n_heads", "num_heads")
+    hidden = number(fields, *HIDDEN_SIZES)
+    heads = number(fields, *HEAD_COUNTS)
     kv_heads = number(fields, "num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num")
     kv_heads = kv_heads or number(fields, "num_attention_groups")
     kv_heads = kv_heads or number(section(fields, "attn_config"), "kv_n_heads")  # DBRX, MPT

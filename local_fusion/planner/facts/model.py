@@ -89,7 +89,8 @@ class ModelFacts:
     `divisors` are the dimensions that a tensor-parallel size must divide (KV heads apart, which may be replicated);
     empty where the architecture is unknown, which then runs unsplit. `dtype_bytes` is the size of an activation's
     element. `buffers_bytes` are tensors that vLLM makes itself and keeps, such as rotary tables, on every rank.
-    `warnings` say what is a conservative guess, and why. `fingerprint` tells checkpoints apart.
+    `warnings` say what is a conservative guess, and why. `fingerprint` tells checkpoints apart. `experts_per_token`
+    answer each token; 0 where there are none, or config.json does not tell.
     """
 
     architecture: str
@@ -109,6 +110,7 @@ class ModelFacts:
     buffers_bytes: int
     fingerprint: str
     warnings: tuple[str, ...] = ()
+    experts_per_token: int = 0
 
     @property
     def weights_bytes(self) -> int:

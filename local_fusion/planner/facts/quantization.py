@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 from local_fusion.planner.facts.fields import Fields, flag, number, numbers, section, text, words
@@ -23,6 +24,12 @@ _COMPANIONS = re.compile(
     r"(scale|scales|scale_inv|scale_2|global_scale|zeros|qzeros|zero_point|g_idx|weight_shape|SCB|absmax|quant_map)$"
     r"|quant_state\.|_scales$|(^|\.)(k|v|kv|input|output)_scale$"
 )
+_LONGEST_PATTERN = 200  # characters
+_ANYTHING = re.compile(r"(?<!\\)\.[*+]\??")
+# Each alternative starts with a sign of its own, so that these two do not backtrack themselves.
+_SIGN = r"(?:[\w.:/-]|\\[.:/_w-]|(?:\\d|\[[\w-]+\])\+?)"
+_PIECE = re.compile(rf"{_SIGN}*(?:\((?:\?:)?(?:{_SIGN}|\|)*\){_SIGN}*)?\$?")
+_REPEATED = re.compile(r"(\\d|\[[\w-]+\])\+")
 _ONLINE = {
     # vLLM quantizes while it loads (`vllm/config/quantization.py`); fp8_per_block keeps 128 x 128 blocks.
     **dict.fromkeys(("fp8", "fp8_per_tensor", "fp8_per_channel", "online"), "fp8"),
@@ -72,7 +79,9 @@ def read_quantization(config: Fields, fields: Fields, option: str | None) -> Qua
     found = section(config, "quantization_config") or section(fields, "quantization_config")
     found = found or section(config, "compression_config")
     if found:
-        return _stored(found, option or "")
+        stored = _stored(found, option or "")
+        understood = all(_pieces(pattern) is not None for pattern in stored.skips if pattern.startswith("re:"))
+        return replace(stored, exact=stored.exact and understood)
     if option is None or option == "auto":
         return None
     if option not in _ONLINE:
@@ -224,18 +233,37 @@ def parameters_of(tensor: Tensor, quantization: Quantization | None) -> int:
 
 
 def _matches(pattern: str, module: str) -> bool:
-    if pattern.startswith("re:"):
-        return _safe(pattern[3:], module)
-    if "*" in pattern:
-        return _safe(re.escape(pattern).replace(r"\*", ".*"), module)
-    return module == pattern or module.startswith(f"{pattern}.") or f".{pattern}." in f".{module}."
-
-
-def _safe(expression: str, module: str) -> bool:
-    """A regular expression from a file nobody vouches for; those that could take long match nothing."""
-    if len(expression) > 200 or len(re.findall(r"[*+]|\{\d*,", expression)) > 3 or re.search(r"\)[*+{]", expression):
+    if not pattern.startswith("re:") and "*" not in pattern:
+        return module == pattern or module.startswith(f"{pattern}.") or f".{pattern}." in f".{module}."
+    pieces = _pieces(pattern)
+    if pieces is None:
         return False
+    end = 0
+    for piece in pieces:
+        if (found := piece.search(module, end)) is None:
+            return False
+        end = found.end()
+    return True
+
+
+@lru_cache(maxsize=4096)
+def _pieces(pattern: str) -> tuple[re.Pattern[str], ...] | None:
+    """What has to follow one another in a module's name, with anything between; None for what is not understood.
+
+    Patterns come from files nobody vouches for, so only such are followed that take time linear in the name's length:
+    the first place where a piece fits is as good as any, and within a piece there is nothing to try but one group.
+    """
+    if len(pattern) > _LONGEST_PATTERN:
+        return None
+    if not pattern.startswith("re:"):
+        first, *others = (re.escape(part) for part in pattern.split("*"))
+        return tuple(re.compile(part) for part in (rf"\A{first}", *others))
+    parts = _ANYTHING.split(pattern[3:].removeprefix("^"))
+    if not all(_PIECE.fullmatch(part) for part in parts) or any(part.endswith("$") for part in parts[:-1]):
+        return None
     try:
-        return re.match(expression, module) is not None
-    except (re.error, OverflowError, RecursionError):
-        return False
+        # No model has more layers or experts than four digits tell; possessive, so that they are not given back.
+        first, *others = (_REPEATED.sub(r"\1{1,4}+", part) for part in parts)
+        return tuple(re.compile(part) for part in (rf"\A{first}", *others))
+    except re.error:  # a range of signs that ends before it starts
+        return None

@@ -168,10 +168,10 @@ def shares(
             yield "split", 1.0 - keys
             yield "kv_heads", keys
         case "mamba":
-            yield from _mamba_shares(shape, architecture, groups)
+            yield from _mamba_shares(shape, groups)
 
 
-def _mamba_shares(shape: tuple[int, ...], architecture: Architecture, states: int) -> Iterator[tuple[Sharding, float]]:
+def _mamba_shares(shape: tuple[int, ...], states: int) -> Iterator[tuple[Sharding, float]]:
     part = min(1.0, states / shape[0]) if shape and shape[0] else 0.0
     if part:
         yield "whole", part

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from local_fusion.planner.facts.families import DEFAULTS
-from local_fusion.planner.facts.fields import Fields, flag, number, numbers, real, section, text
+from local_fusion.planner.facts.fields import MOST_LAYERS, Fields, flag, number, numbers, real, section, text
 from local_fusion.planner.facts.parameters import Weight, linear, norm
 
 _QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5")
@@ -49,7 +49,7 @@ def read_tower(config: Fields) -> Tower | None:
     return Tower(
         kind=kind,
         fields=fields,
-        layers=min(1024, number(fields, "num_hidden_layers", "depth")),
+        layers=min(MOST_LAYERS, number(fields, "num_hidden_layers", "depth")),
         hidden_size=hidden,
         heads=number(fields, "num_attention_heads", "num_heads"),
         inner_size=number(fields, "intermediate_size") or int(real(fields, "mlp_ratio", 4) * hidden),
