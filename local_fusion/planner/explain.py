@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 from local_fusion.config.quantities import format_bytes
 from local_fusion.errors import Refused
-from local_fusion.hardware.devices import Device
 from local_fusion.planner.inputs import Inputs
 from local_fusion.planner.placement.cp_sat import Limits
 from local_fusion.planner.placement.goals import TIE, Goals, goals_of
@@ -16,6 +15,7 @@ from local_fusion.planner.placement.options import Knowledge, build_problem, way
 from local_fusion.planner.placement.place import place
 from local_fusion.planner.placement.problem import Assignment, Home, Option, Problem
 from local_fusion.planner.plan import Plan
+from local_fusion.planner.words import where
 
 _BRIEF = Limits(least=0.5, most=0.5)
 
@@ -82,20 +82,20 @@ def explain(inputs: Inputs, plan: Plan) -> tuple[Reason, ...]:
     for placement in plan.placements:
         model, home = inputs.config.models[placement.model], assignment[problem.positions[placement.model]]
         others = _others(inputs, problem, ways[placement.model], home.option)
-        where = _where(placement.devices, inputs.rig.devices)
+        chosen = where(placement.devices, inputs.rig.devices)
         if model.gpus is not None:
-            where += ", where it is pinned"
+            chosen += ", where it is pinned"
         elif len(ways[placement.model]) == 1:
-            where += ", the only place that there is for it"
+            chosen += ", the only place that there is for it"
         elif not others:
-            where += "; others that are alike would do as well"
+            chosen += "; others that are alike would do as well"
         if not placement.resident:
-            where += ", in turns"
+            chosen += ", in turns"
         worse = (_worse(inputs, problem, assignment, goals, placement.model, option) for option in others)
         told = (
-            _where([inputs.rig.devices[each].index for each in other.devices], inputs.rig.devices) for other in others
+            where([inputs.rig.devices[each].index for each in other.devices], inputs.rig.devices) for other in others
         )
-        reasons.append(Reason(placement.model, where, tuple(map(Alternative, told, worse))))
+        reasons.append(Reason(placement.model, chosen, tuple(map(Alternative, told, worse))))
     return tuple(reasons)
 
 
@@ -176,14 +176,3 @@ def _difference(here: Goals, there: Goals) -> str:
     if there.ranks > here.ranks:
         return f"it would take {there.ranks} GPUs in all, not {here.ranks}"
     return "nothing: it would do as well"
-
-
-def _where(indices: Iterable[int], devices: tuple[Device, ...]) -> str:
-    if devices and devices[0].kind == "cpu":
-        return "on the CPU"
-    found = sorted(indices)
-    if len(found) == 1:
-        return f"on GPU {found[0]}"
-    if len(found) > 2 and found[-1] - found[0] == len(found) - 1:
-        return f"split over GPUs {found[0]} to {found[-1]}"
-    return f"split over GPUs {', '.join(map(str, found[:-1]))} and {found[-1]}"

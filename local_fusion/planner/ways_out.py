@@ -18,6 +18,7 @@ from local_fusion.planner.memory.need import Impossible
 from local_fusion.planner.memory.needs import need
 from local_fusion.planner.placement.cp_sat import Limits
 from local_fusion.planner.placement.options import Knowledge, ways_to_run
+from local_fusion.planner.words import where
 
 _GIB = 1024**3
 _CONTEXT_STEP = 512  # tokens
@@ -164,8 +165,7 @@ def _other_devices(case: _Case) -> Iterator[str]:
             indices = [rig.devices[device].index for device in way.devices]
             if case.works(case.with_options(gpus=indices, tensor_parallel=None)):
                 rest = " without `tensor_parallel`" if model.tensor_parallel not in (None, ranks) else ""
-                where = "GPU" if ranks == 1 else "split over GPUs"
-                yield f"{where} {' and '.join(map(str, indices))}: `gpus: {indices}`{rest}"
+                yield f"{where(indices, rig.devices)}: `gpus: {indices}`{rest}"
                 return
 
 

@@ -122,7 +122,8 @@ class _Search:
         model.keep(self.goals)
         status = self._run(model, effort, relax=relax)
         if status in (self._cp_model.OPTIMAL, self._cp_model.FEASIBLE):
-            return bool(self.goals.concurrency >= level * (1 - TIE))
+            # Only what is infeasible is proven; an answer that comes out lower, by rounding, proves nothing.
+            return True if self.goals.concurrency >= level * (1 - TIE) else None
         return False if status == self._cp_model.INFEASIBLE else None
 
     def _bound(self) -> float:
@@ -135,9 +136,7 @@ class _Search:
     def spare_ranks(self) -> None:
         """Fewer devices for each engine where that costs nothing else."""
         if self.goals.ranks > self.goals.homes:
-            model = self._model(
-                min(self.goals.concurrency * (1 - TIE / 2), level_bound(self._problem, all_resident=not self._turns))
-            )
+            model = self._model(min(self.goals.concurrency * (1 - TIE / 2), self._bound()))
             model.keep(self.goals)
             model.cp.minimize(model.ranks())
             self._run(model, max(_LOOK, self._left(1.0)))
@@ -151,7 +150,7 @@ class _Search:
         solver.parameters.num_workers = 1
         solver.parameters.random_seed = 0
         solver.parameters.catch_sigint_signal = False  # it would take Ctrl-C over for the rest of the process
-        # Linear relaxations find packings sooner; that there is none is proven up to ten times faster without them.
+        # Linear relaxations find packings sooner; that there is none is proven several times faster without them.
         solver.parameters.linearization_level = 1 if relax else 0
         solver.parameters.max_deterministic_time = effort
         solver.parameters.max_time_in_seconds = max(0.02, self._limits.seconds - self.seconds)
