@@ -10,10 +10,12 @@ LocalFusionError                 message + hint (what to do next), fault, HTTP s
 │   ├── NotFound                 the server has no such path                                      404
 │   ├── MethodNotAllowed         the path does not take that method                               405
 │   ├── TooLarge                 the request is over a limit                                      413
+│   ├── QueueFull                more calls wait for an engine than may                           429 + Retry-After
 │   └── Refused                  the planner: this does not fit on these devices                  exit 1
 ├── EngineError                  fault "engine": the engine (vLLM) failed, not the caller
 │   ├── EngineStartFailed        it did not become ready; `permanent` says a retry is pointless   503
 │   ├── EngineUnavailable        it is stopped or broken and will not answer                      503
+│   │   └── MemoryTaken          it cannot wake: others hold the memory that it needs             503
 │   ├── EngineDied               it went away in the middle of a call                             502
 │   ├── EngineRejected           it answered with an error of its own                             502
 │   ├── EmptyAnswer              it answered, but with nothing                                    502
@@ -117,6 +119,17 @@ class TooLarge(CallerError):
     code = "request_too_large"
 
 
+class QueueFull(CallerError):
+    """More calls wait for an engine than may; in `retry_seconds` there should be room again."""
+
+    status = 429
+    code = "queue_full"
+
+    def __init__(self, message: str, *, retry_seconds: float, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.retry_seconds = retry_seconds
+
+
 class Refused(CallerError):
     """The planner's refusal: the models do not fit on these devices."""
 
@@ -148,6 +161,12 @@ class EngineUnavailable(EngineError):
 
     status = 503
     code = "engine_unavailable"
+
+
+class MemoryTaken(EngineUnavailable):
+    """An engine cannot wake, because others hold the memory that the plan gave it."""
+
+    code = "memory_taken"
 
 
 class EngineDied(EngineError):

@@ -23,21 +23,26 @@ from local_fusion.core.concurrency import together
 from local_fusion.core.model import ChatModel
 from local_fusion.engines.checkpoints import locate, resolve
 from local_fusion.engines.checkpoints.facts import read_facts
-from local_fusion.engines.command import engine_command
+from local_fusion.engines.command import engine_command, with_smaller_cache
+from local_fusion.engines.devices import Claim, DeviceLocks, MemoryProbe
 from local_fusion.engines.engine import Engine
 from local_fusion.engines.host import EngineHost, LocalHost
-from local_fusion.engines.lessons import Lessons
+from local_fusion.engines.lessons import Lessons, swap_seconds
 from local_fusion.engines.measurements import load_measurements
 from local_fusion.engines.model import EngineModel
+from local_fusion.engines.probes import NvmlProbe, RamProbe
 from local_fusion.engines.runtime_folder import RuntimeFolder, clean_up_leftovers
 from local_fusion.errors import LocalFusionError, SetupError, UnknownModel
 from local_fusion.fusion.model import FusionModel
 from local_fusion.hardware.devices import Rig
 from local_fusion.hardware.probe import probe_rig
-from local_fusion.planner.explain import refusal_error, turns_error
+from local_fusion.planner.explain import refusal_error
 from local_fusion.planner.inputs import Inputs
 from local_fusion.planner.plan import Placement, Plan
 from local_fusion.planner.planning import make_plan
+from local_fusion.scheduler.costs import Costs
+from local_fusion.scheduler.scheduler import Scheduler
+from local_fusion.scheduler.situation import Footprint
 
 Tell = Callable[[str], None]
 
@@ -49,12 +54,13 @@ class Runtime:
     config: Config
     plan: Plan
     engines: Mapping[str, Engine]
+    scheduler: Scheduler
     served: frozenset[str]
     started_at: int = field(default_factory=lambda: int(time.time()))
     _models: dict[str, ChatModel] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._models = {name: EngineModel(engine) for name, engine in self.engines.items()}
+        self._models = {name: EngineModel(engine, self.scheduler.gate(name)) for name, engine in self.engines.items()}
         self._models |= {name: self.fusion(name, self.config.fusions[name]) for name in self.served - set(self.engines)}
 
     def model(self, name: str) -> ChatModel:
@@ -85,6 +91,8 @@ async def open_runtime(
 ) -> AsyncIterator[Runtime]:
     """Plan, then start the engines behind `only` (default: all) without waiting for them; stop them at the end.
 
+    Those that take turns are started when they are first called.
+
     `tell` hears what is going on. Raises, with nothing started: `UnknownModel`, `SetupError` (vLLM or its GPU missing,
     no runtime folder), `CallerError` (a checkpoint that is not there or broken), `Refused` (does not fit).
     """
@@ -104,21 +112,22 @@ async def open_runtime(
         tell(note)
     if plan.refusals:
         raise refusal_error(plan)
-    if not all(placement.resident for placement in plan.placements):
-        raise turns_error(plan)
     async with AsyncExitStack() as stack:
         folder = RuntimeFolder.open()
         stack.callback(folder.close)
         host = make_host(folder)
-        engines = {placement.model: _engine(config, placement, folder, host) for placement in plan.placements}
+        shared = _Shared(DeviceLocks(), _probe(plan) if for_real else None)
+        engines = {placement.model: _engine(config, placement, folder, host, shared) for placement in plan.placements}
         stack.push_async_callback(_stop_all, engines.values())
         lessons = Lessons(inputs)
         stack.push_async_callback(lessons.aclose)
-        for placement in plan.placements:
-            if for_real:
+        if for_real:
+            for placement in plan.placements:
                 lessons.learn_from(engines[placement.model], placement, folder.log(placement.model))
-            engines[placement.model].start()
-        yield Runtime(config, plan, {name: engines[name] for name in names}, served)
+        scheduler = _scheduler(config, plan, engines, inputs)
+        stack.push_async_callback(scheduler.aclose)
+        scheduler.start(placement.model for placement in plan.placements if placement.resident)
+        yield Runtime(config, plan, {name: engines[name] for name in names}, scheduler, served)
 
 
 def this_rig(config: Config) -> Rig:
@@ -225,18 +234,46 @@ def _served(config: Config, only: Iterable[str] | None) -> frozenset[str]:
     return frozenset(name for name in everything if engines_of(config, name) <= running)
 
 
-def _engine(config: Config, placement: Placement, folder: RuntimeFolder, host: EngineHost) -> Engine:
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What all engines of a runtime share."""
+
+    locks: DeviceLocks
+    probe: MemoryProbe | None
+
+
+def _engine(config: Config, placement: Placement, folder: RuntimeFolder, host: EngineHost, shared: _Shared) -> Engine:
     name = placement.model
-    socket = folder.socket(name)
-    command = engine_command(placement, config.models[name], socket=socket, python=sys.executable, environ=os.environ)
+    model, socket = config.models[name], folder.socket(name)
     return Engine(
         name,
-        command,
+        engine_command(placement, model, socket=socket, python=sys.executable, environ=os.environ),
         socket=socket,
         log=folder.log(name),
         host=host,
         settings=config.engines,
         devices=placement.devices,
+        claim=Claim.of(placement, shared.locks, shared.probe),
+        smaller=with_smaller_cache(placement, model, socket=socket, python=sys.executable, environ=os.environ),
+    )
+
+
+def _probe(plan: Plan) -> MemoryProbe:
+    return NvmlProbe() if any(placement.kind == "cuda" for placement in plan.placements) else RamProbe()
+
+
+def _scheduler(config: Config, plan: Plan, engines: Mapping[str, Engine], inputs: Inputs) -> Scheduler:
+    costs = {}
+    for placement in plan.placements:
+        seen = swap_seconds(inputs, placement)
+        costs[placement.model] = Costs.of(placement, start=seen.start, wake1=seen.wake1, wake2=seen.wake2)
+    return Scheduler(
+        engines,
+        {placement.model: Footprint.of(placement) for placement in plan.placements},
+        {device.index: usable for device, usable in zip(plan.devices, plan.usable, strict=True)},
+        settings=config.scheduling,
+        costs=costs,
+        capacities={name: config.models[name].max_num_seqs for name in engines},
     )
 
 

@@ -186,10 +186,27 @@ class EngineSettings(Strict):
 
     start_seconds: Seconds = Field(900, description="Give up on an engine that is not ready by then.")
     stop_seconds: Seconds = Field(10, description="Grace between asking an engine to stop and killing it.")
+    hang_seconds: Seconds = Field(60, description="Kill and restart an engine that shows no life for so long.")
     restarts: int = Field(5, ge=0, description="Restarts in a row after crashes before an engine counts as broken.")
     memory_share: float = Field(0.85, gt=0, le=1, description="Share of the free RAM that may be used.")
     gpu_reserve: Bytes | None = Field(
         None, description="Memory of each GPU that is left alone. Default: 2 % of it, for what allocators waste."
+    )
+
+
+class SchedulingSettings(Strict):
+    """Who is awake when not all models fit together."""
+
+    fairness_seconds: Seconds | None = Field(
+        30,
+        description="A call that has waited so long for a sleeping engine is served next: engines in its way finish "
+        "what they are doing and take no more. null: only when these have run dry. Batch calls always wait for that.",
+    )
+    idle_sleep_seconds: Seconds | None = Field(
+        None, description="Engines that nobody has called for so long give their memory back. Default: never."
+    )
+    max_queued_calls: int = Field(
+        4096, ge=1, description="Most calls waiting for one engine; requests beyond are answered with 429."
     )
 
 
@@ -225,6 +242,7 @@ class Config(Strict):
     fusions: dict[Name, FusionConfig] = Field({}, description="Panels with a strategy, each served as a model.")
     personas: dict[Name, str] = Field({}, description="System notes for members, by name.")
     engines: EngineSettings = EngineSettings()
+    scheduling: SchedulingSettings = SchedulingSettings()
     server: ServerConfig = ServerConfig()
 
     def default_fusion(self) -> str:

@@ -9,6 +9,8 @@ from typing import Any, Literal
 from local_fusion.core.sampling import Sampling
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
+Priority = Literal["interactive", "batch"]
+"""Somebody waits for the answer, or nobody does: interactive calls come first, and only they wait at most so long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ class ChatRequest:
     """A conversation put to a `ChatModel`.
 
     `samples` answers are wanted (one engine request, vLLM's `n`). `response_format` is OpenAI's: it constrains the
-    text of every answer. `request_id` travels with every call made on behalf of one client request.
+    text of every answer. `request_id` and `priority` travel with every call made on behalf of one client request.
     """
 
     messages: tuple[Message, ...]
@@ -40,6 +42,7 @@ class ChatRequest:
     samples: int = 1
     response_format: Mapping[str, Any] | None = None
     request_id: str = ""
+    priority: Priority = "interactive"
 
     def but(self, **changes: Any) -> ChatRequest:
         """The same request with some fields changed."""

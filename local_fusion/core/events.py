@@ -39,6 +39,22 @@ class StageStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class Queued:
+    """A call to `model` waits: `ahead` others come first, and `reason` says for what. Told again as that changes."""
+
+    model: str
+    ahead: int
+    reason: str
+    type: Literal["queued"] = "queued"
+
+    @property
+    def text(self) -> str:
+        """For people: `waiting for gemma: 3 ahead, swap in progress`."""
+        told = [f"{self.ahead} ahead"] if self.ahead else []
+        return f"waiting for {self.model}: {', '.join([*told, *filter(None, [self.reason])]) or 'next'}"
+
+
+@dataclass(frozen=True, slots=True)
 class MemberStarted:
     """A member was asked for `samples` answers."""
 
@@ -127,6 +143,7 @@ class Answered:
 Event = Annotated[
     TextDelta
     | StageStarted
+    | Queued
     | MemberStarted
     | MemberProgress
     | MemberFinished
@@ -139,6 +156,16 @@ Event = Annotated[
     | Answered,
     Field(discriminator="type"),
 ]
+
+
+def origin(event: Event) -> tuple[tuple[str, ...], Event]:
+    """Where an event comes from, outermost source first, and what happened there."""
+    sources: list[str] = []
+    while isinstance(event, Nested):
+        sources.append(event.source)
+        event = event.event
+    return tuple(sources), event
+
 
 _adapter: TypeAdapter[Event] | None = None
 
@@ -175,7 +202,7 @@ class _Backlog:
         last = self._events[-1] if self._events else None
         if isinstance(event, TextDelta) and isinstance(last, TextDelta) and last.index == event.index:
             self._events[-1] = TextDelta(last.text + event.text, event.index, last.tokens + event.tokens)
-        elif isinstance(event, MemberProgress) and isinstance(last, MemberProgress) and last.member == event.member:
+        elif last is not None and _supersedes(event, last):
             self._events[-1] = event
         else:
             self._events.append(event)
@@ -191,6 +218,21 @@ class _Backlog:
     def take(self) -> Iterator[Event]:
         while self._events:
             yield self._events.popleft()
+
+
+def _supersedes(event: Event, last: Event) -> bool:
+    """Whether `event` tells all that `last` told, only newer."""
+    source, now = origin(event)
+    last_source, before = origin(last)
+    if source != last_source:
+        return False
+    match now, before:
+        case MemberProgress(), MemberProgress():
+            return now.member == before.member
+        case Queued(), Queued():
+            return now.model == before.model
+        case _:
+            return False
 
 
 async def stream(model: ChatModel, request: ChatRequest) -> AsyncGenerator[Event]:

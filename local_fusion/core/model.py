@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -92,4 +93,8 @@ class ChatModel(Protocol):
 
     async def measure(self, messages: tuple[Message, ...]) -> Room:
         """How long `messages` are for this model, and how long they may be."""
+        ...
+
+    def expecting(self, request: ChatRequest) -> AbstractContextManager[None]:
+        """While in this block, `request` may call this model: whoever schedules engines may have it awake by then."""
         ...

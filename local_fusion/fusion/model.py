@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from local_fusion.config.references import named_by
 from local_fusion.config.schema import FusionConfig
 from local_fusion.core.chat import ChatRequest, Message
 from local_fusion.core.concurrency import together
@@ -82,6 +84,14 @@ class FusionModel:
 
         rooms = self._heard(await together(ask(name) for name in self._models()), "could be asked")
         return min(rooms, key=lambda room: room.left)
+
+    @contextmanager
+    def expecting(self, request: ChatRequest) -> Iterator[None]:
+        """See `ChatModel.expecting`: all that it asks, members, judge and synthesizer."""
+        with ExitStack() as stack:
+            for name in dict.fromkeys(name for _, name in named_by(self.config)):
+                stack.enter_context(self.resolve(name).expecting(request))
+            yield
 
     def _models(self) -> list[str]:
         return list(dict.fromkeys(member.model for member in self.config.panel))

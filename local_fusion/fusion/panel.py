@@ -70,7 +70,10 @@ async def ask_panel(session: Session, *, verbatim: bool) -> list[Candidate]:
     """
     seats = _seats(session.config.panel)
     session.emit(StageStarted("panel", tuple(dict.fromkeys(seat.member.model for seat in seats))))
-    outcomes = await together(_ask_member(session, seat, index, verbatim=verbatim) for index, seat in enumerate(seats))
+    with session.expecting_judges():
+        outcomes = await together(
+            _ask_member(session, seat, index, verbatim=verbatim) for index, seat in enumerate(seats)
+        )
     errors = [outcome for outcome in outcomes if isinstance(outcome, LocalFusionError)]
     session.candidates = [candidate for outcome in outcomes if isinstance(outcome, list) for candidate in outcome]
     if len(session.candidates) < session.config.quorum:

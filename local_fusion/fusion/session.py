@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 
+from local_fusion.config.references import named_by
 from local_fusion.config.schema import FusionConfig
 from local_fusion.core.chat import ChatRequest
 from local_fusion.core.events import CallEnded, Event, Failed, Nested, Noted, TextDelta, Trimmed, VerdictReached
@@ -94,13 +95,23 @@ class Session:
             case _:
                 pass
 
+    @contextmanager
+    def expecting_judges(self) -> Iterator[None]:
+        """While in this block, judge and synthesizer are still to come: they may be woken while the panel works."""
+        with ExitStack() as stack:
+            for name in dict.fromkeys(name for path, name in named_by(self.config) if path[0] != "panel"):
+                stack.enter_context(self.resolve(name).expecting(self.request))
+            yield
+
     @asynccontextmanager
     async def stage(self, stage: Stage, label: str, model: str, seconds: float) -> AsyncIterator[None]:
         """Bounds a call to `model` by the stage's deadline; a failure is kept with its cause and raised again."""
         try:
             try:
-                async with asyncio.timeout(seconds):
-                    yield
+                # Between two calls of a stage (measuring, then asking) the engine is not given away.
+                with self.resolve(model).expecting(self.request):
+                    async with asyncio.timeout(seconds):
+                        yield
             except TimeoutError:
                 raise DeadlineExceeded(
                     f"{label} did not answer within {seconds:g} s",

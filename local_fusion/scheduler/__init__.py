@@ -1,0 +1,1 @@
+"""Who is awake now, who is next, and when to swap: a pure policy, and the task that carries it out."""

@@ -1,0 +1,407 @@
+"""The task that carries the policy out: it holds every call until its engine is awake and has room for it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+from local_fusion.config.schema import SchedulingSettings
+from local_fusion.engines.engine import EngineSnapshot
+from local_fusion.engines.gate import Call, Gate, Tell, unheard
+from local_fusion.errors import EngineUnavailable, LocalFusionError, QueueFull
+from local_fusion.scheduler.costs import Costs
+from local_fusion.scheduler.courses import Courses
+from local_fusion.scheduler.line import PRIORITIES, Line, Ticket
+from local_fusion.scheduler.managed import STATES, ManagedEngine, resting
+from local_fusion.scheduler.moving import Mover
+from local_fusion.scheduler.policy import FairPolicy, Policy
+from local_fusion.scheduler.records import EngineOverview, Listener, Moved, Waited
+from local_fusion.scheduler.situation import (
+    Abandon,
+    Action,
+    EngineView,
+    Footprint,
+    Refuse,
+    Rest,
+    Situation,
+    State,
+    Swap,
+    Victim,
+)
+from local_fusion.scheduler.words import reason
+
+_logger = logging.getLogger(__name__)
+_TELL_SECONDS = 1.0  # between two positions told to one call
+_RESTART_PATIENCE = 30.0  # an engine that is restarted by hand may be one that does not finish
+_UNLIMITED = 1 << 30
+
+
+class Scheduler:
+    """Holds calls, lets them in, and has engines swapped. One event loop; nothing here blocks or fails a caller.
+
+    `usable` are bytes of each device that the engines may hold together, `capacities` the sequences that each may have
+    in flight. All engines are as they are found; `start` wakes some.
+    """
+
+    def __init__(
+        self,
+        engines: Mapping[str, ManagedEngine],
+        footprints: Mapping[str, Footprint],
+        usable: Mapping[int, int],
+        *,
+        settings: SchedulingSettings,
+        policy: Policy | None = None,
+        costs: Mapping[str, Costs] | None = None,
+        capacities: Mapping[str, int] | None = None,
+    ) -> None:
+        self._engines = engines
+        self._footprints = footprints
+        self._usable = usable
+        self._settings = settings
+        self._policy = policy or FairPolicy(settings.fairness_seconds, settings.idle_sleep_seconds)
+        self._costs = costs or {}
+        capacities = capacities or {}
+        self._lines = {name: Line(name, capacities.get(name, _UNLIMITED)) for name in engines}
+        self._courses = Courses()
+        self._pinned: set[str] = set()
+        self._revived: set[str] = set()
+        self._in_ram: set[str] = set()
+        self._refused: dict[str, LocalFusionError] = {}
+        self._listeners: list[Listener] = []
+        self._moves: Counter[str] = Counter()
+        self._seconds: dict[tuple[str, bool], float] = {}
+        self._reasons: dict[str, tuple[str, float]] = {}
+        self._settling: asyncio.Handle | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+        self._mover = Mover(
+            engines,
+            footprints,
+            self._lines,
+            usable,
+            changed=self._settle_soon,
+            failed=self._did_not_wake,
+            tell=self._moved,
+        )
+        self._states = {name: engine.snapshot.state for name, engine in engines.items()}
+        self._unsubscribe = [engine.subscribe(self._heard) for engine in engines.values()]
+
+    def gate(self, name: str) -> Gate:
+        """The way to the engine `name`."""
+        return _EngineGate(self, name)
+
+    def start(self, names: Iterable[str]) -> None:
+        """Begin to wake engines that fit together."""
+        for name in names:
+            self._mover.begin(Swap(name, because="the plan has it awake"), for_good=True)
+
+    def admit(self, names: Iterable[str]) -> None:
+        """Look at the queues before a request begins; once it has, all its calls are accepted.
+
+        Raises `QueueFull` where too many calls wait for one of the engines.
+        """
+        most = self._settings.max_queued_calls
+        for name in names:
+            line = self._lines[name]
+            if line.waiting >= most:
+                # Half of the queue, so that not everybody comes back at the same moment to find it full again.
+                seconds = line.seconds_for(line.waiting // 2) or self._settings.fairness_seconds or 30.0
+                raise QueueFull(
+                    f"{line.waiting} calls wait for {name} already",
+                    retry_seconds=max(1.0, seconds),
+                    hint="Try again later, or raise scheduling.max_queued_calls.",
+                )
+
+    async def wake(self, name: str) -> None:
+        """Wake an engine as if it were called now; a broken one gets another chance.
+
+        Raises `EngineError` where it does not wake up.
+        """
+        self._revived.add(name)
+        async with self.turn(name, Call(samples=0)):
+            pass
+
+    async def sleep(self, name: str) -> None:
+        """Put an engine to rest when it has finished what it is doing; the next call wakes it. It is pinned no more."""
+        self._pinned.discard(name)
+        await self._mover.until(lambda: not self._mover.busy(name))
+        if STATES.get(self._engines[name].snapshot.state) != "down":
+            await self._mover.rest_now(Victim(name, self._footprints[name].rest))
+
+    async def restart(self, name: str) -> None:
+        """Stop an engine, once its calls have ended or after 30 seconds, and wake it.
+
+        Raises `EngineError` where it does not wake up.
+        """
+        await self._mover.until(lambda: not self._mover.busy(name))
+        with self._mover.occupying(name):
+            try:
+                async with asyncio.timeout(_RESTART_PATIENCE):
+                    await self._mover.until(lambda: not self._lines[name].running)
+            except TimeoutError:
+                _logger.warning("%s is restarted with %s calls in flight", name, self._lines[name].running)
+            await self._engines[name].stop()
+        self._revived.add(name)
+        await self.wake(name)
+
+    async def pin(self, name: str) -> None:
+        """Wake an engine and keep it awake.
+
+        Raises `EngineError` where it does not wake up; then it is not pinned.
+        """
+        self._pinned.add(name)
+        try:
+            await self.wake(name)
+        except BaseException:
+            self._pinned.discard(name)
+            raise
+
+    def unpin(self, name: str) -> None:
+        """Let an engine make room for others again."""
+        self._pinned.discard(name)
+        self._settle_soon()
+
+    def overview(self) -> tuple[EngineOverview, ...]:
+        """All engines as they are now, in the order of the configuration."""
+        situation = self._situation()
+        return tuple(self._overview(situation, view) for view in situation.ordered())
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Call `listener` whenever a call's turn has come or an engine has been moved; returns what ends that."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    async def aclose(self) -> None:
+        """Turn away all that waits, and move nothing any more. Engines are left as they are."""
+        self._closed = True
+        for handle in (self._settling, self._timer):
+            if handle is not None:
+                handle.cancel()
+        for unsubscribe in self._unsubscribe:
+            unsubscribe()
+        for line in self._lines.values():
+            line.turn_away(_stopping())
+        await self._mover.aclose()
+
+    @asynccontextmanager
+    async def turn(self, name: str, call: Call, tell: Tell = unheard) -> AsyncIterator[None]:
+        """See `Gate.turn`."""
+        if self._closed:
+            raise _stopping()
+        line, now = self._lines[name], self._now()
+        request = call.request_id or object()
+        ticket = Ticket(call, tell, now, asyncio.get_running_loop().create_future())
+        self._courses.add(request, name, call.priority, announced=False)
+        line.join(ticket)
+        try:
+            self._let_in(name)
+            if not ticket.turn.done():
+                self._settle_soon()
+            await ticket.turn
+            self._say(Waited(name, call.priority, self._now() - now))
+            yield
+        finally:
+            line.leave(ticket, self._now())
+            self._courses.remove(request, name, announced=False)
+            self._settle_soon()
+
+    @contextmanager
+    def expecting(self, name: str, call: Call) -> Iterator[None]:
+        """See `Gate.expecting`."""
+        request = call.request_id or object()
+        self._courses.add(request, name, call.priority, announced=True)
+        self._settle_soon()
+        try:
+            yield
+        finally:
+            self._courses.remove(request, name, announced=True)
+            self._settle_soon()
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def _settle_soon(self) -> None:
+        """Look at everything once all that happens in this moment has happened."""
+        if self._settling is None and not self._closed:
+            self._settling = asyncio.get_running_loop().call_soon(self._settle)
+
+    def _settle(self) -> None:
+        self._settling = None
+        for name in self._engines:
+            self._let_in(name)
+        self._mover.look()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not self._is_anything_open():
+            return
+        situation = self._situation()
+        for action in self._policy.decide(situation):
+            self._act(action)
+        again = [time for time in (self._policy.look_again(situation), self._tell(situation)) if time is not None]
+        if again:
+            self._timer = asyncio.get_running_loop().call_at(min(again), self._settle_soon)
+
+    def _is_anything_open(self) -> bool:
+        """Whether there is anything to decide or to tell; most of the time, where all engines fit, there is not."""
+        if self._settings.idle_sleep_seconds is not None or self._mover.draining:
+            return True
+        return any(
+            line.waiting or (self._engines[name].snapshot.state != "awake" and self._courses.announced(name))
+            for name, line in self._lines.items()
+        )
+
+    def _let_in(self, name: str) -> None:
+        line, snapshot = self._lines[name], self._engines[name].snapshot
+        if not line.waiting:
+            return
+        if snapshot.state == "awake" and name not in self._mover.closed:
+            for ticket in line.let_in():
+                if not ticket.turn.done():
+                    ticket.turn.set_result(None)
+        elif self._state(name) == "lost" and not self._mover.busy(name):
+            line.turn_away(self._refused.get(name) or _broken(snapshot))
+
+    def _act(self, action: Action) -> None:
+        match action:
+            case Swap():
+                self._mover.begin(action)
+            case Rest(victim):
+                self._mover.rest(victim)
+            case Abandon(target):
+                self._mover.abandon(target)
+            case Refuse(target, why, hint):
+                self._lines[target].turn_away(EngineUnavailable(why, hint=hint))
+
+    def _did_not_wake(self, name: str, error: LocalFusionError) -> None:
+        self._revived.discard(name)
+        if self._engines[name].snapshot.state == "broken":
+            self._refused[name] = error
+        self._lines[name].turn_away(error)
+
+    def _moved(self, moved: Moved) -> None:
+        up = moved.kind in ("start", "wake")
+        self._moves[moved.engine] += up
+        self._seconds[moved.engine, up] = moved.seconds
+        self._say(moved)
+
+    def _say(self, record: Waited | Moved) -> None:
+        for listener in tuple(self._listeners):
+            try:
+                listener(record)
+            except Exception:  # whoever listens must not take the calls with it
+                _logger.exception("a listener failed at %s", record)
+
+    def _heard(self, snapshot: EngineSnapshot) -> None:
+        name, line = snapshot.name, self._lines[snapshot.name]
+        before, self._states[name] = self._states[name], snapshot.state
+        if snapshot.state == "awake" and before != "awake":
+            line.owed, line.drained_since = line.load("interactive").waiting, self._now()
+            self._refused.pop(name, None)
+            self._revived.discard(name)
+        if snapshot.state == "asleep" and snapshot.level == 1:
+            self._in_ram.add(name)
+        elif snapshot.state in ("stopped", "broken", "backing_off"):
+            self._in_ram.discard(name)
+        self._settle_soon()
+
+    def _situation(self) -> Situation:
+        engines = {name: self._view(name) for name in self._engines}
+        mover = self._mover
+        return Situation(
+            self._now(),
+            self._usable,
+            engines,
+            mover.swaps,
+            mover.draining,
+            frozenset(mover.occupied),
+            self._courses.counts,
+        )
+
+    def _view(self, name: str) -> EngineView:
+        snapshot, footprint, line = self._engines[name].snapshot, self._footprints[name], self._lines[name]
+        return EngineView(
+            name,
+            self._state(name),
+            footprint,
+            self._mover.holds(name),
+            resting(snapshot),
+            {priority: line.load(priority) for priority in PRIORITIES},
+            line.owed,
+            name in self._pinned,
+            line.drained_since,
+            self._costs[name].back_from(footprint.rest) if name in self._costs else 0.0,
+        )
+
+    def _state(self, name: str) -> State:
+        state = STATES.get(self._engines[name].snapshot.state, "moving")
+        return "down" if state == "lost" and name in self._revived else state
+
+    def _tell(self, situation: Situation) -> float | None:
+        """Tell waiting calls what they wait for; when there will be more to tell."""
+        again: list[float] = []
+        for name, line in self._lines.items():
+            if not line.heard:
+                self._reasons.pop(name, None)
+                continue
+            why = reason(situation, name, bound=self._settings.fairness_seconds)
+            before, at = self._reasons.get(name, ("", 0.0))
+            if why == before and situation.now < at + _TELL_SECONDS:
+                again.append(at + _TELL_SECONDS)
+                continue
+            self._reasons[name] = why, situation.now
+            for ahead, ticket in enumerate(line.tickets()):
+                if ticket.tell is not unheard and ticket.told != (ahead, why):
+                    ticket.told = ahead, why
+                    ticket.tell(ahead, why)
+        return min(again, default=None)
+
+    def _overview(self, situation: Situation, view: EngineView) -> EngineOverview:
+        name, oldest = view.name, [load.oldest for load in view.loads.values() if load.oldest is not None]
+        in_ram = name in self._in_ram
+        return EngineOverview(
+            name=name,
+            snapshot=self._engines[name].snapshot,
+            devices=view.footprint.devices,
+            held_bytes=view.holds,
+            host_bytes=view.footprint.host_bytes if in_ram else 0,
+            rest=view.footprint.rest,
+            running=view.running,
+            waiting=view.waiting,
+            waiting_batch=view.load("batch").waiting,
+            oldest_wait=situation.now - min(oldest) if oldest else None,
+            pinned=view.pinned,
+            reason=reason(situation, name, bound=self._settings.fairness_seconds) if view.waiting else "",
+            swaps=self._moves[name],
+            seconds_to_wake=self._seconds.get((name, True)),
+            seconds_to_rest=self._seconds.get((name, False)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _EngineGate:
+    """One engine's `Gate`."""
+
+    scheduler: Scheduler
+    name: str
+
+    def turn(self, call: Call, tell: Tell = unheard) -> AbstractAsyncContextManager[None]:
+        return self.scheduler.turn(self.name, call, tell)
+
+    def expecting(self, call: Call) -> AbstractContextManager[None]:
+        return self.scheduler.expecting(self.name, call)
+
+
+def _stopping() -> LocalFusionError:
+    return EngineUnavailable("the server is stopping", hint="ask again when it is back")
+
+
+def _broken(snapshot: EngineSnapshot) -> LocalFusionError:
+    return EngineUnavailable(
+        snapshot.last_error or f"{snapshot.name} is broken",
+        hint=f"GET /admin/engines/{snapshot.name} has its last log lines; POST …/restart tries once more.",
+    )
