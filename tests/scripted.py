@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,6 +76,9 @@ class Scripted:
 
     async def measure(self, messages: tuple[Message, ...]) -> Room:
         return Room(sum(len(message.content.split()) for message in messages), self.limit)
+
+    def expecting(self, request: ChatRequest) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def _call(self, request: ChatRequest, written: int, error: str | None) -> CallRecord:
         read = sum(len(message.content.split()) for message in request.messages)

@@ -9,12 +9,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import uvicorn
+from fastapi import FastAPI
 
+from local_fusion.cli.starting import until_up
 from local_fusion.config.schema import Config
 from local_fusion.engines.host import LocalHost
+from local_fusion.hardware.probe import probe_rig
 from local_fusion.runtime import Runtime, open_runtime
 from local_fusion.server.app import create_app
 from tests.fake_engine import FakeHost, Script
@@ -58,6 +61,21 @@ def tiny_config(folder: Path, models: list[str], **more: Any) -> Config:
     )
 
 
+def in_turns(folder: Path, models: list[str], **more: Any) -> Config:
+    """A configuration of which one model fits at a time."""
+    config = tiny_config(folder, models, **more)
+    wanted = more_than_half(config.engines.memory_share)
+    changed = {name: model.model_copy(update=wanted) for name, model in config.models.items()}
+    return config.model_copy(update={"models": changed})
+
+
+def more_than_half(share: float, kind: Literal["cuda", "cpu"] | None = None) -> dict[str, Any]:
+    """A model's options with which no two of it fit on this machine, of whose RAM `share` is used."""
+    device = probe_rig(share=share, kind=kind).devices[0]
+    wanted: dict[str, Any] = {"kv_cache_bytes": device.free_bytes * 6 // 10}
+    return wanted | ({"gpus": [device.index]} if device.kind == "cuda" else {})
+
+
 @dataclass
 class Served:
     """A running server: where, over what, with which processes."""
@@ -69,7 +87,8 @@ class Served:
 
 @asynccontextmanager
 async def serving(config: Config, scripts: dict[str, Script | list[Script]]) -> AsyncIterator[Served]:
-    """Serve `config` on a free loopback port until the block ends; every engine is awake when it begins."""
+    """Serve `config` on a free loopback port until the block ends; every engine that starts with it is awake when it
+    begins."""
     hosts: list[FakeHost] = []
 
     def make_host(folder: Any) -> FakeHost:
@@ -77,17 +96,24 @@ async def serving(config: Config, scripts: dict[str, Script | list[Script]]) -> 
         return hosts[0]
 
     async with open_runtime(config, make_host=make_host) as runtime:
-        server = uvicorn.Server(uvicorn.Config(create_app(runtime), port=0, log_config=None, lifespan="off"))
-        task = asyncio.create_task(server._serve())
-        while not server.started:
-            await asyncio.sleep(0.01)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        for name, engine in runtime.engines.items():
-            script = scripts.get(name)
-            if not (isinstance(script, Script) and script.crash_log):
-                await engine.ensure_awake()
-        try:
-            yield Served(f"http://127.0.0.1:{port}", runtime, hosts[0])
-        finally:
-            server.should_exit = server.force_exit = True
-            await task
+        for placement in runtime.plan.placements:
+            script = scripts.get(placement.model)
+            if placement.resident and not (isinstance(script, Script) and script.crash_log):
+                await until_up(runtime.engines[placement.model])
+        async with listening(create_app(runtime)) as url:
+            yield Served(url, runtime, hosts[0])
+
+
+@asynccontextmanager
+async def listening(app: FastAPI) -> AsyncIterator[str]:
+    """The address of a free loopback port on which `app` answers until the block ends."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="off"))
+    task = asyncio.create_task(server._serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = server.force_exit = True
+        await task

@@ -27,6 +27,7 @@ LAYERS = (
     "fusion",
     "traces",
     "runtime",
+    "simulation",
     "experiments",
     "server",
     "cli",

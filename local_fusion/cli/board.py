@@ -24,11 +24,15 @@ from local_fusion.core.events import (
     MemberProgress,
     MemberStarted,
     Noted,
+    Queued,
     StageStarted,
+    TextDelta,
     Trimmed,
     VerdictReached,
+    origin,
 )
 
+_QUESTION = "the question"
 MARKS = {"done": ("✓", "green"), "failed": ("✗", "red"), "noted": ("!", "yellow")}
 
 
@@ -59,6 +63,7 @@ class Board:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._rows: dict[str, _Row] = {}
+        self._waits: dict[str, Queued] = {}
         self._live = Live(console=console, get_renderable=self._picture, refresh_per_second=10, transient=False)
 
     def __enter__(self) -> Self:
@@ -122,8 +127,34 @@ class Board:
                 self.note(f"{trim.candidate} was cut to {trim.kept} of {trim.tokens} tokens to fit {trim.reader}")
             case Noted(text):
                 self.note(text)
+            case TextDelta() if self._waits:
+                self._go_on()
             case _:
-                pass
+                source, happened = origin(event)
+                if isinstance(happened, Queued):
+                    self._wait(source, happened)
+
+    def _wait(self, source: tuple[str, ...], queued: Queued) -> None:
+        """Tell what a call waits for: in its member's or its stage's row, whichever is at work, else in one of its own.
+
+        Off a terminal it is not told again where only numbers have changed.
+        """
+        candidates = (*source[:1], "stage judge", "stage synthesis")
+        working = [key for key in candidates if key in self._rows and self._rows[key].state == "working"]
+        key = working[0] if working else _QUESTION
+        row = self._rows.setdefault(key, _Row(key))
+        row.detail = queued.text
+        before = self._waits.get(key)
+        self._waits[key] = queued
+        if before is None or not queued.counts_on(before):
+            self._say(f"… {row.title}: {queued.text}")
+
+    def _go_on(self) -> None:
+        """The answer has begun: nothing is waited for any more."""
+        for key in self._waits:
+            self._rows[key].detail = ""
+        self._rows.pop(_QUESTION, None)
+        self._waits.clear()
 
     def _say(self, line: str) -> None:
         if not self._console.is_terminal:

@@ -20,7 +20,10 @@ from rich.table import Table
 from rich.text import Text
 
 from local_fusion import __version__
+from local_fusion.cli.plan_view import joined, turns_with
+from local_fusion.cli.troubles import troubles_of_running_servers
 from local_fusion.config.loading import find_config, load_config
+from local_fusion.config.problems import printable
 from local_fusion.config.quantities import format_bytes
 from local_fusion.config.schema import Config
 from local_fusion.engines.checkpoints import resolve
@@ -28,7 +31,7 @@ from local_fusion.engines.checkpoints.cache import cache_folder
 from local_fusion.engines.runtime_folder import private_base
 from local_fusion.errors import LocalFusionError
 from local_fusion.hardware.probe import probe_devices, why_no_gpu
-from local_fusion.planner.explain import refusal_error, turns_error
+from local_fusion.planner.explain import refusal_error
 from local_fusion.planner.planning import make_plan
 from local_fusion.runtime import gather, require_vllm, this_rig, vllm_kind
 
@@ -71,6 +74,7 @@ def examine(config_path: Path | None) -> Iterator[Finding]:
     yield from _companions()
     yield from _devices()
     yield _checked("runtime folder", lambda: str(private_base()))
+    yield from _engines()
     yield from _configuration(config_path)
 
 
@@ -131,6 +135,28 @@ def _devices() -> Iterator[Finding]:
         yield Finding("GPU", "warning", "there is one, but the installed vLLM runs on the CPU only", todo)
 
 
+def _engines() -> Iterator[Finding]:
+    """Engines of servers that run now and are not well."""
+    try:
+        troubles = troubles_of_running_servers()
+    except LocalFusionError:  # told about the runtime folder already
+        return
+    for trouble in troubles:
+        broken = trouble.state == "broken"
+        is_now = "is broken" if broken else "crashed and is started again"
+        found = f"of the server at {trouble.url} (process {trouble.server}) {is_now}: {trouble.cause}"
+        if trouble.log_tail:
+            found += "\nits last lines:\n" + _printable_lines(trouble.log_tail)
+        restart = f"curl -X POST {trouble.url}/admin/engines/{trouble.engine}/restart"
+        todo = f"once the cause is mended: {restart}" if broken else f"watch it: curl {trouble.url}/admin/engines"
+        yield Finding(f"engine {trouble.engine}", "problem" if broken else "warning", found, todo)
+
+
+def _printable_lines(text: str) -> str:
+    """A log's lines, which may hold anything, for a terminal."""
+    return "\n".join(f"  {printable(line)}" for line in text.splitlines())
+
+
 def _configuration(config_path: Path | None) -> Iterator[Finding]:
     try:
         path = find_config(config_path)
@@ -156,11 +182,10 @@ def _plan(config: Config, models: list[str]) -> str:
     plan = make_plan(gather(config, this_rig(config), models=models))
     if plan.refusals:
         raise refusal_error(plan)
-    if not all(placement.resident for placement in plan.placements):
-        raise turns_error(plan)
     return "; ".join(
         f"{placement.model}: {format_bytes(placement.weights_bytes)} weights + "
         f"{format_bytes(placement.kv_cache_bytes)} KV cache + {format_bytes(placement.overhead_bytes)} overhead"
+        + (f" (in turns with {joined(others)})" if (others := turns_with(plan, placement)) else "")
         for placement in plan.placements
     )
 

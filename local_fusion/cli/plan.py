@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from local_fusion.cli.plan_table import print_plan
 from local_fusion.config.loading import find_config, load_config
-from local_fusion.hardware.devices import Device
 from local_fusion.hardware.rigs import parse_rig
-from local_fusion.planner.explain import Reason, explain
-from local_fusion.planner.plan import Placement, Plan
+from local_fusion.planner.explain import explain
+from local_fusion.planner.plan_json import plan_json
 from local_fusion.planner.planning import make_plan
 from local_fusion.runtime import gather, this_rig
 
@@ -60,51 +57,3 @@ def run_plan(options: PlanOptions) -> int:
         save_plot(plan, options.plot, on_paper=rig.on_paper)
         progress.print(f"drawn: {options.plot}", markup=False, highlight=False, soft_wrap=True)
     return 1 if plan.refusals else 0
-
-
-def plan_json(plan: Plan, reasons: Iterable[Reason] | None = None) -> dict[str, Any]:
-    """The plan for programs: bytes, those of a placement on each of its devices; null is unknown."""
-    told: dict[str, Any] = {
-        "devices": [_device(device, usable) for device, usable in zip(plan.devices, plan.usable, strict=True)],
-        "placements": [_placement(placement) for placement in plan.placements],
-        "refusals": [asdict(refusal) for refusal in plan.refusals],
-        "solver": asdict(plan.solver),
-        "host_ram_bytes": plan.host_ram_bytes,
-        "notes": plan.notes,
-    }
-    if reasons is not None:
-        told["explanation"] = [asdict(reason) for reason in reasons]
-    return told
-
-
-def _device(device: Device, usable: int) -> dict[str, Any]:
-    return {
-        "index": device.index,
-        "name": device.name,
-        "kind": device.kind,
-        "total_bytes": device.total_bytes,
-        "reserved_bytes": device.reserved_bytes,
-        "usable_bytes": usable,
-    }
-
-
-def _placement(placement: Placement) -> dict[str, Any]:
-    return {
-        "model": placement.model,
-        "devices": placement.devices,
-        "tensor_parallel": placement.tensor_parallel,
-        "weights_bytes": placement.weights_bytes,
-        "kv_cache_bytes": placement.kv_cache_bytes,
-        "kv_bytes_per_token": placement.kv_bytes_per_token,
-        "overhead_bytes": placement.overhead_bytes,
-        "overhead": asdict(placement.overhead),
-        "max_model_len": placement.max_model_len,
-        "max_concurrent_requests": placement.max_concurrent_requests,
-        "resident": placement.resident,
-        "turns": asdict(placement.turns) if placement.turns else None,
-        "asleep": placement.asleep,
-        "sleeping_bytes": placement.sleeping_bytes,
-        "host_bytes": placement.host_bytes,
-        "measured": sorted(placement.measured),
-        "warnings": placement.warnings,
-    }

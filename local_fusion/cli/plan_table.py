@@ -24,7 +24,7 @@ _HEADS = ("", "model", "part", "weights", "KV cache", "overhead", "together", "c
 _NAME = 1
 _SMALL, _SMALL_GAP = 1024**2, 0.0005  # not worth a word
 _IN_TURNS, _OTHERS = "in turns", "others that take turns"
-_NOT_SERVED = "serve starts plans without turns only, so far"
+_IN_PRACTICE = "how that goes: local-fusion simulate"
 _GAP = 2
 _REST: tuple[Part, ...] = ("free", "asleep", "reserve", "others")
 
@@ -207,7 +207,7 @@ def _summary(plan: Plan, *, on_paper: bool) -> Text:
     where = "the CPU" if plan.devices[0].kind == "cpu" else f"{devices} GPU{'s' if devices > 1 else ''}"
     awake = count - refused - in_turns
     told = ["all awake together" if awake == count > 1 else f"{awake} awake{' together' if awake > 1 else ''}"]
-    told += [f"{in_turns} in turns ({_NOT_SERVED})"] if in_turns else []
+    told += [f"{in_turns} in turns ({_IN_PRACTICE})"] if in_turns else []
     told += [f"{refused} refused"] if refused else []
     mark, style = ("✗", "red") if refused else ("!", "yellow") if in_turns else ("✓", "green")
     rig = f"{where}{' on paper' if on_paper else ''}"

@@ -105,6 +105,13 @@ def asleep_words(placement: Placement) -> str:
             return "awake"
 
 
+def turns_with(plan: Plan, placement: Placement) -> list[str]:
+    """The models that an engine takes turns with, whichever of them is awake first; none where it always is awake."""
+    others = list(placement.turns.instead_of) if placement.turns else []
+    others += [each.model for each in plan.placements if each.turns and placement.model in each.turns.instead_of]
+    return list(dict.fromkeys(others))
+
+
 def joined(names: Sequence[str]) -> str:
     """Names as people list them."""
     return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))

@@ -41,7 +41,9 @@ async def stream_remote(url: str, model: str | None, request: ChatRequest) -> As
             is_fusion = entry.get("kind") == "fusion"
             if is_fusion:
                 body["fusion"] = {"events": True, "include": ["candidates", "verdict"]}
-            async with session.post(f"{base}/v1/chat/completions", json=body) as response:
+            # An engine's answer begins when its turn has come, and nothing is sent before.
+            patience = timeout if is_fusion else aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
+            async with session.post(f"{base}/v1/chat/completions", json=body, timeout=patience) as response:
                 await _check(response)
                 reader = _Reader(entry["id"], is_fusion)
                 async for chunk in _payloads(response.content):

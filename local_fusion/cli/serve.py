@@ -14,18 +14,18 @@ from typing import Any
 import uvicorn
 from pydantic import ValidationError
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
+from local_fusion.cli.announcing import States, announce
 from local_fusion.cli.running import run
+from local_fusion.cli.troubles import Troubles
 from local_fusion.config.loading import find_config, load_config
 from local_fusion.config.schema import Config, ServerConfig
 from local_fusion.config.validation import problems_of
-from local_fusion.core.concurrency import together
 from local_fusion.engines.engine import EngineSnapshot
-from local_fusion.errors import ConfigError, EngineError, LocalFusionError, SetupError
+from local_fusion.errors import ConfigError, SetupError
 from local_fusion.runtime import Runtime, open_runtime
 from local_fusion.server.app import create_app
+from local_fusion.server.door import Door
 
 
 def run_serve(config_path: Path | None, host: str | None, port: int | None) -> None:
@@ -56,14 +56,17 @@ class _Log(Console):
 
 
 class _Drain:
-    """Ends the HTTP server, once there is one, after the requests it is answering."""
+    """Ends the HTTP server, once there is one, after the requests it is answering; it takes no more."""
 
     server: uvicorn.Server | None = None
+    door: Door | None = None
 
     def ask(self) -> bool:
         """Begin to drain; False where nothing is served yet."""
         if self.server is None or self.server.should_exit:
             return False
+        if self.door is not None:
+            self.door.close()
         self.server.should_exit = True
         return True
 
@@ -106,12 +109,18 @@ def bind(server: ServerConfig) -> socket.socket:
 
 async def _serve(config: Config, listener: socket.socket, console: Console, drain: _Drain) -> None:
     async with open_runtime(config, tell=lambda text: console.print(text, markup=False, highlight=False)) as runtime:
-        _announce(runtime, listener, console)
+        address = _address(listener)
+        announce(runtime, address, console)
+        states = States(console)
+        troubles = Troubles.of_this_process(address)
         for engine in runtime.engines.values():
-            engine.subscribe(lambda snapshot: _tell(snapshot, console))
+            engine.subscribe(states.hear)
+            engine.subscribe(troubles.hear)
+            troubles.hear(engine.snapshot)
+        door = Door(runtime)
         server = _Server(
             uvicorn.Config(
-                create_app(runtime),
+                create_app(runtime, door),
                 log_config=None,
                 access_log=False,
                 lifespan="off",
@@ -120,7 +129,7 @@ async def _serve(config: Config, listener: socket.socket, console: Console, drai
             )
         )
         logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-        drain.server = server
+        drain.server, drain.door = server, door
         watch = asyncio.create_task(_stop_if_all_broken(runtime, server))
         try:
             await server.serve(sockets=[listener])
@@ -144,47 +153,28 @@ class _Server(uvicorn.Server):
 async def _stop_if_all_broken(runtime: Runtime, server: uvicorn.Server) -> None:
     """Stop the server where no engine can start: then it can only ever refuse.
 
-    Raises the first engine's error in that case.
+    Engines that wait for their turn can, as far as anybody knows; once one has been awake, others may be again as well.
+    Raises the first engine's error where all are broken.
     """
+    engines = list(runtime.engines.values())
+    changed = asyncio.Event()
 
-    async def failure(name: str) -> LocalFusionError | None:
-        try:
-            await runtime.engines[name].ensure_awake()
-        except EngineError as error:
-            return error
-        return None
+    def hear(_: EngineSnapshot) -> None:
+        changed.set()
 
-    failures = await together(failure(name) for name in runtime.engines)
-    errors = [error for error in failures if error is not None]
-    if len(errors) == len(failures):
-        server.should_exit = True
-        raise errors[0]
+    unsubscribe = [engine.subscribe(hear) for engine in engines]
+    try:
+        while all(engine.snapshot.state != "awake" for engine in engines):
+            if all(engine.snapshot.state == "broken" for engine in engines):
+                server.should_exit = True
+                await engines[0].ensure_awake()  # raises why
+            changed.clear()
+            await changed.wait()
+    finally:
+        for end in unsubscribe:
+            end()
 
 
-def _announce(runtime: Runtime, listener: socket.socket, console: Console) -> None:
+def _address(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
-    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    console.print(f"[bold]listening on {address}[/bold]  (OpenAI base URL: {address}/v1)", highlight=False)
-    table = Table("model", "kind", "is", box=None, header_style="bold", padding=(0, 2))
-    for name, fusion in runtime.config.fusions.items():
-        members = ", ".join(dict.fromkeys(member.model for member in fusion.panel))
-        table.add_row(name, fusion.strategy, f"panel of {members}")
-    for placement in runtime.plan.placements:
-        where = "CPU" if placement.kind == "cpu" else f"GPU {', '.join(map(str, placement.devices))}"
-        table.add_row(placement.model, "engine", Text(f"{placement.checkpoint.name} on the {where}"))
-    console.print(table)
-
-
-def _tell(snapshot: EngineSnapshot, console: Console) -> None:
-    details = {
-        "awake": f"ready after {snapshot.seconds_to_ready or 0:.1f} s",
-        "backing_off": f"{snapshot.last_error}; trying again",
-        "broken": f"{snapshot.last_error}",
-    }
-    detail = details.get(snapshot.state, "")
-    console.print(
-        f"engine {snapshot.name}: {snapshot.state.replace('_', ' ')} {detail}".rstrip(),
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -50,8 +50,15 @@ class Queued:
     @property
     def text(self) -> str:
         """For people: `waiting for gemma: 3 ahead, swap in progress`."""
-        told = [f"{self.ahead} ahead"] if self.ahead else []
-        return f"waiting for {self.model}: {', '.join([*told, *filter(None, [self.reason])]) or 'next'}"
+        return f"waiting for {self.model}: {f'{self.ahead} ahead, ' if self.ahead else ''}{self.reason}"
+
+    def counts_on(self, before: Queued) -> bool:
+        """Whether only numbers have changed: calls ahead, seconds to go."""
+        return self.model == before.model and _without_numbers(self.reason) == _without_numbers(before.reason)
+
+
+def _without_numbers(text: str) -> str:
+    return "".join(letter for letter in text if not letter.isdigit())
 
 
 @dataclass(frozen=True, slots=True)

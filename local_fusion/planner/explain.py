@@ -30,27 +30,10 @@ def refusal_error(plan: Plan) -> Refused:
     return Refused("\n".join(lines), hint=_hint(any(refusal.suggestions for refusal in plan.refusals)))
 
 
-def turns_error(plan: Plan) -> Refused:
-    """The error for a plan that only works in turns, where every engine is to be awake."""
-    waiting = [placement for placement in plan.placements if placement.turns is not None]
-    lines = [
-        f"{len(waiting)} of {len(plan.placements)} models fit only in turns with others, which cannot be served yet:"
-    ]
-    for placement in waiting:
-        assert placement.turns is not None
-        lines.append(f"  {placement.model}, instead of {_and(placement.turns.instead_of)}: {placement.turns.reason}")
-        lines += [f"      all would fit: {suggestion}" for suggestion in placement.turns.suggestions]
-    return Refused("\n".join(lines), hint=_hint(any(each.turns and each.turns.suggestions for each in waiting)))
-
-
 def _hint(ways: bool) -> str:
     if ways:
         return "Make one of these changes to the configuration, or take the models out of it."
     return "No single change was found: use smaller or quantized models, or take some out of the configuration."
-
-
-def _and(names: tuple[str, ...]) -> str:
-    return " and ".join(names) if names else "others that take turns"
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,11 @@ class Courses:
         """Requests that will call `engine` later."""
         return self._announced[engine]
 
+    def between_calls(self, request: Hashable, engine: str) -> bool:
+        """Whether the request has no call anywhere, and will make one to `engine`."""
+        standing = self._standing.get(request)
+        return standing is not None and not standing.outstanding and standing.announced[engine] > 0
+
     def add(self, request: Hashable, engine: str, priority: Priority, *, announced: bool) -> None:
         """The request has one call more with `engine`, or will have."""
         standing = self._standing.get(request)

@@ -42,6 +42,7 @@ class Line:
     drained_since: float | None = None
     _waiting: dict[Priority, dict[Ticket, None]] = field(default_factory=lambda: {each: {} for each in PRIORITIES})
     _running: Counter[Priority] = field(default_factory=Counter)
+    _inside: set[Ticket] = field(default_factory=set)
     _sequences: int = 0
     _ended: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
 
@@ -61,6 +62,11 @@ class Line:
         oldest = next(iter(tickets)).since if tickets else None
         return Load(self._running[priority], len(tickets), oldest)
 
+    def requests_inside(self) -> frozenset[str]:
+        """Interactive requests that have calls in flight."""
+        calls = (ticket.call for ticket in self._inside)
+        return frozenset(call.request_id for call in calls if call.request_id and call.priority == "interactive")
+
     def tickets(self) -> Iterator[Ticket]:
         """Those that wait, in the order of their turns."""
         for priority in PRIORITIES:
@@ -79,17 +85,20 @@ class Line:
                 self._forget(ticket)
                 self.owed = min(self.owed, len(self._waiting["interactive"]))
             return
+        self._inside.discard(ticket)
         self._running[priority] -= 1
         self._sequences -= ticket.call.samples
         self._ended.append(now)
         if not self.running:
             self.drained_since = now
 
-    def let_in(self) -> Iterator[Ticket]:
-        """Those whose turn has come, as far as there is room; a call larger than all room gets it alone."""
+    def let_in(self, only: frozenset[str] | None = None) -> Iterator[Ticket]:
+        """Those whose turn has come, as far as there is room; a call larger than all room gets it alone.
+
+        `only` calls of these requests, where not those of all.
+        """
         for priority in PRIORITIES:
-            while tickets := self._waiting[priority]:
-                ticket = next(iter(tickets))
+            while (ticket := self._next(priority, only)) is not None:
                 if self._sequences and self._sequences + ticket.call.samples > self.capacity:
                     return
                 self._forget(ticket)
@@ -98,6 +107,7 @@ class Line:
                 self.owed = max(0, self.owed - 1)
                 self.drained_since = None
                 ticket.inside = True
+                self._inside.add(ticket)
                 yield ticket
 
     def turn_away(self, error: LocalFusionError) -> None:
@@ -108,6 +118,10 @@ class Line:
                     ticket.turn.set_exception(copy_of(error))
             tickets.clear()
         self.owed = self.heard = 0
+
+    def _next(self, priority: Priority, only: frozenset[str] | None) -> Ticket | None:
+        tickets = self._waiting[priority]
+        return next((each for each in tickets if only is None or each.call.request_id in only), None)
 
     def _forget(self, ticket: Ticket) -> None:
         del self._waiting[ticket.call.priority][ticket]

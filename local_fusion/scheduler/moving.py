@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from local_fusion.core.concurrency import together
 from local_fusion.errors import EngineError, LocalFusionError
-from local_fusion.scheduler.line import Line
+from local_fusion.scheduler.line import Line, copy_of
 from local_fusion.scheduler.managed import ManagedEngine
 from local_fusion.scheduler.records import Moved
 from local_fusion.scheduler.situation import Footprint, Swap, Victim
@@ -25,7 +26,7 @@ class _Underway:
     for_good: bool = False
     resting: int = 0
     waking: bool = False
-    task: asyncio.Task[None] | None = None
+    abandoned: bool = False
 
     @property
     def waits(self) -> bool:
@@ -49,6 +50,7 @@ class Mover:
         changed: Callable[[], None],
         failed: Callable[[str, LocalFusionError], None],
         tell: Callable[[Moved], None],
+        between_calls: Callable[[str, str], bool],
     ) -> None:
         self._engines = engines
         self._footprints = footprints
@@ -57,10 +59,13 @@ class Mover:
         self._changed = changed
         self._failed = failed
         self._tell = tell
+        self._between_calls = between_calls
+        self._finishing: dict[str, frozenset[str]] = {}
         self._underway: dict[str, _Underway] = {}
         self._waking: set[str] = set()
         self._looking: list[asyncio.Future[None]] = []
-        self._resting: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._over: LocalFusionError | None = None
         self.occupied: set[str] = set()
 
     @property
@@ -75,8 +80,20 @@ class Mover:
 
     @property
     def closed(self) -> frozenset[str]:
-        """Engines that take no further calls."""
+        """Engines that take no further calls, but of requests that finish there."""
         return frozenset(victim.engine for swap in self.swaps for victim in swap.victims) | self.occupied
+
+    def still_let_in(self, name: str) -> frozenset[str] | None:
+        """The requests of which an engine still takes calls while it makes room; None where it takes all calls.
+
+        They had calls in flight when it closed. A judge's next call, or its synthesis, is not worth another turn.
+        """
+        return self._finishing.get(name, frozenset()) if name in self.closed else None
+
+    def drained(self, name: str) -> bool:
+        """Whether nothing is in flight, and nobody who still is let in comes back at once."""
+        finishing = self._finishing.get(name, ())
+        return not self._lines[name].running and not any(self._between_calls(each, name) for each in finishing)
 
     def busy(self, name: str) -> bool:
         """Whether the engine takes part in something."""
@@ -95,31 +112,30 @@ class Mover:
     def begin(self, swap: Swap, *, for_good: bool = False) -> None:
         """Start to carry out a swap; one that is `for_good` is never abandoned."""
         underway = self._underway[swap.target] = _Underway(swap, for_good)
-        underway.task = asyncio.create_task(self._carry_out(underway), name=f"wake {swap.target}")
+        for victim in swap.victims:
+            self._close(victim.engine)
+        self._go(self._carry_out(underway), f"wake {swap.target}")
 
     def abandon(self, target: str) -> None:
-        """Give up a swap that waits."""
-        underway = self._underway.pop(target)
-        if underway.task is not None:
-            underway.task.cancel()
+        """Give up a swap that waits. It finds out by itself: cancelled, it might have begun to move just then."""
+        self._underway.pop(target).abandoned = True
         self._changed()
 
     def rest(self, victim: Victim) -> None:
         """Start to put an engine to rest for nobody else's sake."""
-        task = asyncio.create_task(self.rest_now(victim), name=f"rest {victim.engine}")
-        self._resting.add(task)
-        task.add_done_callback(self._resting.discard)
+        self._go(self.rest_now(victim), f"rest {victim.engine}")
 
     async def rest_now(self, victim: Victim) -> None:
         """Put an engine to rest once it has finished what it is doing."""
         with self.occupying(victim.engine):
-            await self.until(lambda: not self._lines[victim.engine].running)
+            await self.until(lambda: self.drained(victim.engine))
             await self._rest(victim, None)
 
     @contextmanager
     def occupying(self, name: str) -> Iterator[None]:
         """Nobody else moves the engine, and it takes no further calls, while in this block."""
         self.occupied.add(name)
+        self._close(name)
         try:
             yield
         finally:
@@ -127,11 +143,16 @@ class Mover:
             self._changed()
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait until `condition` holds; it is looked at whenever something has changed."""
-        while not condition():
+        """Wait until `condition` holds; it is looked at whenever something has changed.
+
+        Raises what `aclose` was given, once that is called.
+        """
+        while self._over is None and not condition():
             look = asyncio.get_running_loop().create_future()
             self._looking.append(look)
             await look
+        if self._over is not None:
+            raise copy_of(self._over)
 
     def look(self) -> None:
         """Something has changed: whoever waits for a condition looks again."""
@@ -140,21 +161,31 @@ class Mover:
             if not look.done():
                 look.set_result(None)
 
-    async def aclose(self) -> None:
-        """Leave everything as it is."""
-        tasks = {each.task for each in self._underway.values() if each.task is not None} | self._resting
-        for task in tasks:
+    async def aclose(self, error: LocalFusionError) -> None:
+        """Leave everything as it is; whoever waits for a condition hears `error`."""
+        self._over = error
+        self.look()
+        for task in self._tasks:
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _close(self, name: str) -> None:
+        self._finishing[name] = self._lines[name].requests_inside()
+
+    def _go(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _carry_out(self, underway: _Underway) -> None:
         swap = underway.swap
         try:
             await together(self._drain_and_rest(underway, victim) for victim in swap.victims)
-            await self.until(lambda: self._fits_now(swap.target))
-            underway.waking = True
-            await self._wake(swap.target)
+            await self.until(lambda: underway.abandoned or self._fits_now(swap.target))
+            if not underway.abandoned:
+                underway.waking = True
+                await self._wake(swap.target)
         except LocalFusionError as error:
             self._failed(swap.target, error)
         except Exception as error:
@@ -168,7 +199,9 @@ class Mover:
             self._changed()
 
     async def _drain_and_rest(self, underway: _Underway, victim: Victim) -> None:
-        await self.until(lambda: not self._lines[victim.engine].running)
+        await self.until(lambda: underway.abandoned or self.drained(victim.engine))
+        if underway.abandoned:
+            return
         underway.resting += 1
         try:
             await self._rest(victim, underway.swap.target)

@@ -53,8 +53,12 @@ class FairPolicy:
                 actions.append(Abandon(swap.target))
                 room.restore(swap)
         blocked: set[int] = set()
+        kept: set[int] = set()
         for target in self._queued(situation, room):
-            action = self._make_room(situation, ahead, room, target)
+            # Past its bound an engine keeps its place on all its devices: one that needs several at the same time
+            # would otherwise wait for ever while others take turns on each.
+            turn = kept.isdisjoint(target.footprint.devices)
+            action = self._make_room(situation, ahead, room, target) if turn else None
             if isinstance(action, Swap):
                 actions.append(action)
                 room.take(action)
@@ -62,6 +66,8 @@ class FairPolicy:
                 actions.append(action)
             else:
                 blocked |= set(target.footprint.devices)
+                if self._overdue(situation, target):
+                    kept |= set(target.footprint.devices)
         for target in situation.ordered():
             if self._is_coming(target, ahead, room) and blocked.isdisjoint(target.footprint.devices):
                 swap_early = self._wake_early(situation, ahead, room, target)
@@ -106,8 +112,9 @@ class FairPolicy:
 
     def _overdue(self, situation: Situation, target: EngineView) -> bool:
         oldest = target.load("interactive").oldest
+        # The same sum as in `look_again`: a difference may be rounded to just below the bound at that very moment.
         return (
-            oldest is not None and self.fairness_seconds is not None and situation.now - oldest >= self.fairness_seconds
+            oldest is not None and self.fairness_seconds is not None and situation.now >= oldest + self.fairness_seconds
         )
 
     def _make_room(self, situation: Situation, ahead: _Ahead, room: _Room, target: EngineView) -> Swap | Refuse | None:
@@ -119,14 +126,15 @@ class FairPolicy:
             return refusal
         urgent = target.load("interactive").waiting > 0
         overdue = self._overdue(situation, target)
-        for to_stop in (False, True):
-            everybody = list(_candidates(situation, ahead, room, target, to_stop=to_stop))
-            yielding = [each for each in everybody if self._yields(situation, ahead, each, to_urgent=urgent)]
-            victims = choose(deficit, yielding)
-            if victims is not None:
-                return Swap(target.name, victims, "they have run dry" if not urgent else "they have nothing urgent")
-            if overdue and (victims := choose(deficit, everybody)) is not None:
-                return Swap(target.name, victims, f"calls have waited for {self.fairness_seconds:g} s")
+        # Stopping sleepers is dear: only where it would not be enough that everybody else sleeps.
+        to_stop = not _fits_beside_sleepers(situation, target)
+        everybody = list(_candidates(situation, ahead, room, target, to_stop=to_stop))
+        yielding = [each for each in everybody if self._yields(situation, ahead, each, to_urgent=urgent)]
+        victims = choose(deficit, yielding)
+        if victims is not None:
+            return Swap(target.name, victims, "they have run dry" if not urgent else "they have nothing urgent")
+        if overdue and (victims := choose(deficit, everybody)) is not None:
+            return Swap(target.name, victims, f"calls have waited for {self.fairness_seconds:g} s")
         return None
 
     def _yields(self, situation: Situation, ahead: _Ahead, candidate: Candidate, *, to_urgent: bool) -> bool:
@@ -143,7 +151,7 @@ class FairPolicy:
             engine.state == "down"
             and not engine.waiting
             and engine.name not in room.busy
-            and ahead.announced(engine.name) > 0
+            and engine.name in ahead.coming
         )
 
     def _wake_early(self, situation: Situation, ahead: _Ahead, room: _Room, target: EngineView) -> Swap | None:
@@ -171,7 +179,7 @@ class FairPolicy:
             if not self._may_idle(engine) or engine.name in room.busy or ahead.announced(engine.name):
                 continue
             since = engine.drained_since
-            if since is not None and situation.now - since >= self.idle_sleep_seconds:
+            if since is not None and situation.now >= since + self.idle_sleep_seconds:
                 yield Rest(Victim(engine.name, engine.footprint.rest))
 
 
@@ -224,9 +232,13 @@ class _Room:
 
 @dataclass(frozen=True, slots=True)
 class _Ahead:
-    """Calls that requests have announced, by engine. Imminent: all that comes before them is being served."""
+    """Calls that requests have announced, by engine. Imminent: all that comes before them is being served.
+
+    `coming` are engines announced by requests that have made their first calls: what these need comes first.
+    """
 
     by_engine: Mapping[str, int]
+    coming: frozenset[str]
     soon: Mapping[tuple[str, Priority], int] = field(default_factory=dict)
 
     @classmethod
@@ -239,13 +251,16 @@ class _Ahead:
             if engine.name in coming or (engine.state in ("awake", "moving") and engine.name not in leaving)
         }
         announced: dict[str, int] = {}
+        asked: set[str] = set()
         soon: dict[tuple[str, Priority], int] = {}
         for course, count in situation.courses.items():
+            if course.outstanding:
+                asked |= course.announced
             for name in course.announced:
                 announced[name] = announced.get(name, 0) + count
                 if course.outstanding <= serving:
                     soon[name, course.priority] = soon.get((name, course.priority), 0) + count
-        return cls(announced, soon)
+        return cls(announced, frozenset(asked), soon)
 
     def announced(self, name: str) -> int:
         return self.by_engine.get(name, 0)
@@ -276,9 +291,26 @@ def _candidates(
         )
 
 
+def _fits_beside_sleepers(situation: Situation, target: EngineView) -> bool:
+    """Whether `target` has room while all others rest as planned, but those that are pinned."""
+
+    def least(engine: EngineView) -> int:
+        if engine.pinned or engine.state == "down":
+            return engine.holds
+        return 0 if engine.state == "lost" else engine.footprint.left_bytes(engine.footprint.rest)
+
+    others = [engine for engine in situation.ordered() if engine.name != target.name]
+    return all(
+        target.footprint.awake_bytes + sum(least(engine) for engine in others if device in engine.footprint.devices)
+        <= situation.usable[device]
+        for device in target.footprint.devices
+    )
+
+
 def _never(situation: Situation, target: EngineView) -> Refuse | None:
     """Why `target` cannot be woken whatever the others do: pinned engines hold what it needs."""
-    pinned = [engine for engine in situation.ordered() if engine.pinned and engine.name != target.name]
+    others = (engine for engine in situation.ordered() if engine.name != target.name and engine.state != "lost")
+    pinned = [engine for engine in others if engine.pinned]
     for device in target.footprint.devices:
         in_the_way = [engine for engine in pinned if device in engine.footprint.devices]
         left = situation.usable[device] - sum(engine.footprint.awake_bytes for engine in in_the_way)

@@ -86,6 +86,7 @@ class Scheduler:
             changed=self._settle_soon,
             failed=self._did_not_wake,
             tell=self._moved,
+            between_calls=self._courses.between_calls,
         )
         self._states = {name: engine.snapshot.state for name, engine in engines.items()}
         self._unsubscribe = [engine.subscribe(self._heard) for engine in engines.values()]
@@ -122,8 +123,11 @@ class Scheduler:
         Raises `EngineError` where it does not wake up.
         """
         self._revived.add(name)
-        async with self.turn(name, Call(samples=0)):
-            pass
+        try:
+            async with self.turn(name, Call(samples=0)):
+                pass
+        finally:
+            self._revived.discard(name)
 
     async def sleep(self, name: str) -> None:
         """Put an engine to rest when it has finished what it is doing; the next call wakes it. It is pinned no more."""
@@ -141,11 +145,10 @@ class Scheduler:
         with self._mover.occupying(name):
             try:
                 async with asyncio.timeout(_RESTART_PATIENCE):
-                    await self._mover.until(lambda: not self._lines[name].running)
+                    await self._mover.until(lambda: self._mover.drained(name))
             except TimeoutError:
                 _logger.warning("%s is restarted with %s calls in flight", name, self._lines[name].running)
             await self._engines[name].stop()
-        self._revived.add(name)
         await self.wake(name)
 
     async def pin(self, name: str) -> None:
@@ -181,17 +184,17 @@ class Scheduler:
         for handle in (self._settling, self._timer):
             if handle is not None:
                 handle.cancel()
-        for unsubscribe in self._unsubscribe:
-            unsubscribe()
+        while self._unsubscribe:
+            self._unsubscribe.pop()()
         for line in self._lines.values():
-            line.turn_away(_stopping())
-        await self._mover.aclose()
+            line.turn_away(stopping())
+        await self._mover.aclose(stopping())
 
     @asynccontextmanager
     async def turn(self, name: str, call: Call, tell: Tell = unheard) -> AsyncIterator[None]:
         """See `Gate.turn`."""
         if self._closed:
-            raise _stopping()
+            raise stopping()
         line, now = self._lines[name], self._now()
         request = call.request_id or object()
         ticket = Ticket(call, tell, now, asyncio.get_running_loop().create_future())
@@ -231,6 +234,14 @@ class Scheduler:
 
     def _settle(self) -> None:
         self._settling = None
+        try:
+            self._settle_now()
+        except Exception as error:  # rather no answer than a call that waits for ever
+            _logger.exception("the scheduler failed")
+            for line in self._lines.values():
+                line.turn_away(EngineUnavailable(f"the scheduler failed: {error!r}", hint="This is a defect of ours."))
+
+    def _settle_now(self) -> None:
         for name in self._engines:
             self._let_in(name)
         self._mover.look()
@@ -240,8 +251,10 @@ class Scheduler:
         if not self._is_anything_open():
             return
         situation = self._situation()
-        for action in self._policy.decide(situation):
-            self._act(action)
+        if actions := self._policy.decide(situation):
+            for action in actions:
+                self._act(action)
+            situation = self._situation()
         again = [time for time in (self._policy.look_again(situation), self._tell(situation)) if time is not None]
         if again:
             self._timer = asyncio.get_running_loop().call_at(min(again), self._settle_soon)
@@ -259,8 +272,8 @@ class Scheduler:
         line, snapshot = self._lines[name], self._engines[name].snapshot
         if not line.waiting:
             return
-        if snapshot.state == "awake" and name not in self._mover.closed:
-            for ticket in line.let_in():
+        if snapshot.state == "awake":
+            for ticket in line.let_in(self._mover.still_let_in(name)):
                 if not ticket.turn.done():
                     ticket.turn.set_result(None)
         elif self._state(name) == "lost" and not self._mover.busy(name):
@@ -278,7 +291,6 @@ class Scheduler:
                 self._lines[target].turn_away(EngineUnavailable(why, hint=hint))
 
     def _did_not_wake(self, name: str, error: LocalFusionError) -> None:
-        self._revived.discard(name)
         if self._engines[name].snapshot.state == "broken":
             self._refused[name] = error
         self._lines[name].turn_away(error)
@@ -302,7 +314,6 @@ class Scheduler:
         if snapshot.state == "awake" and before != "awake":
             line.owed, line.drained_since = line.load("interactive").waiting, self._now()
             self._refused.pop(name, None)
-            self._revived.discard(name)
         if snapshot.state == "asleep" and snapshot.level == 1:
             self._in_ram.add(name)
         elif snapshot.state in ("stopped", "broken", "backing_off"):
@@ -350,14 +361,13 @@ class Scheduler:
                 continue
             why = reason(situation, name, bound=self._settings.fairness_seconds)
             before, at = self._reasons.get(name, ("", 0.0))
-            if why == before and situation.now < at + _TELL_SECONDS:
-                again.append(at + _TELL_SECONDS)
-                continue
-            self._reasons[name] = why, situation.now
-            for ahead, ticket in enumerate(line.tickets()):
-                if ticket.tell is not unheard and ticket.told != (ahead, why):
-                    ticket.told = ahead, why
-                    ticket.tell(ahead, why)
+            if why != before or situation.now >= at + _TELL_SECONDS:
+                self._reasons[name] = why, at = why, situation.now
+                for ahead, ticket in enumerate(line.tickets()):
+                    if ticket.tell is not unheard and ticket.told != (ahead, why):
+                        ticket.told = ahead, why
+                        ticket.tell(ahead, why)
+            again.append(at + _TELL_SECONDS)  # words change with the clock, too
         return min(again, default=None)
 
     def _overview(self, situation: Situation, view: EngineView) -> EngineOverview:
@@ -396,7 +406,8 @@ class _EngineGate:
         return self.scheduler.expecting(self.name, call)
 
 
-def _stopping() -> LocalFusionError:
+def stopping() -> EngineUnavailable:
+    """What calls hear that come, or still wait, when everything ends."""
     return EngineUnavailable("the server is stopping", hint="ask again when it is back")
 
 

@@ -113,7 +113,8 @@ class Swap:
     """`target` is to be awake instead of `victims` (none of them: beside all others).
 
     The victims take no further calls, finish those in flight and rest; then the target wakes, as soon as what it needs
-    is free. `because` is a phrase for people.
+    is free. Interactive requests that had calls in flight there may make their next ones, too. `because` is a phrase
+    for people.
     """
 
     target: str

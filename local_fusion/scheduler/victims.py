@@ -79,4 +79,5 @@ def _one_by_one(deficit: Mapping[int, int], candidates: Sequence[Candidate]) -> 
         rest = [other for other in chosen if other is not each]
         if _suffices(deficit, rest):
             chosen = rest
-    return chosen
+    alone = [[each] for each in candidates if _suffices(deficit, [each])]
+    return min([chosen, *alone], key=_loss)

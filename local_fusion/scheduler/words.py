@@ -24,16 +24,12 @@ def reason(situation: Situation, name: str, *, bound: float | None) -> str:
     return _AT_WORK[engine.state]
 
 
-def told(name: str, ahead: int, reason: str) -> str:
-    """One line about a waiting call."""
-    return f"waiting for {name}: {f'{ahead} ahead, ' if ahead else ''}{reason}"
-
-
 def _swapping(situation: Situation, swap: Swap) -> str:
     finishing = [situation.engines[victim.engine] for victim in swap.victims]
     running = sum(engine.running for engine in finishing)
     if swap.target in situation.draining and running:
-        return f"swap in progress, {_names(engine.name for engine in finishing)} first finish {_calls(running)}"
+        finish = "finishes" if len(finishing) == 1 else "finish"
+        return f"swap in progress, {_names(engine.name for engine in finishing)} {finish} {_calls(running)} first"
     return "swap in progress" if swap.victims else "waking up"
 
 

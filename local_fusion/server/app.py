@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import secrets
 from typing import Any
 
@@ -15,22 +14,105 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from local_fusion import __version__
 from local_fusion.config.loading import override_fusion
-from local_fusion.errors import EngineUnavailable, LocalFusionError, MethodNotAllowed, NotFound, RequestError, TooLarge
+from local_fusion.config.references import engines_of, named_by
+from local_fusion.errors import LocalFusionError, MethodNotAllowed, NotFound, RequestError
 from local_fusion.runtime import Runtime
+from local_fusion.scheduler.scheduler import stopping
 from local_fusion.server import listing, sse
+from local_fusion.server.admin import admin_routes
+from local_fusion.server.bodies import model_name, read_json
 from local_fusion.server.chat import Exchange
 from local_fusion.server.chat_schema import parse_chat
-from local_fusion.server.errors import defect, error_response
+from local_fusion.server.door import Door
+from local_fusion.server.errors import defect, error_body, error_response
+from local_fusion.server.metrics import CLIENT_CLOSED_REQUEST, CONTENT_TYPE, Measured, Metrics
 from local_fusion.server.passthrough import pass_through
+from local_fusion.server.readiness import readiness
 
-CLIENT_CLOSED_REQUEST = 499  # nginx's code: nobody reads it, but logs do
 
-
-def create_app(runtime: Runtime) -> FastAPI:
-    """The endpoint over a running `runtime`."""
+def create_app(runtime: Runtime, door: Door | None = None) -> FastAPI:
+    """The endpoint over a running `runtime`; whoever is to stop it gives the `door`, to close it before."""
+    door = door or Door(runtime)
+    metrics = Metrics(runtime)
     # No schema routes: requests are read raw, so generated documentation would describe nothing.
     app = FastAPI(title="local-fusion", version=__version__, openapi_url=None)
     app.add_middleware(RequestIds)
+    app.add_middleware(Measured, metrics=metrics)
+    _handle_errors(app)
+    app.include_router(admin_routes(runtime, door))
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        return {"status": "ok", "version": __version__}
+
+    @app.get("/ready")
+    async def ready() -> JSONResponse:
+        state = readiness(runtime, stopping=door.closed)
+        return JSONResponse(state, status_code=200 if state["ready"] else 503)
+
+    @app.get("/metrics")
+    async def show_metrics() -> Response:
+        return Response(metrics.text(), media_type=CONTENT_TYPE)
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": listing.models(runtime)}
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> dict[str, Any]:
+        runtime.model(name)  # raises UnknownModel with the nearest name
+        return next(entry for entry in listing.models(runtime) if entry["id"] == name)
+
+    async def read(request: Request) -> tuple[bytes, dict[str, Any], str]:
+        """The body as sent and as JSON, and who is asked, who is there to be asked."""
+        request.state.model = ""
+        raw, body = await read_json(request, runtime.config.server.max_body_bytes)
+        name = model_name(body)
+        runtime.model(name)
+        request.state.model = name  # counted under their names are only those that exist
+        return raw, body, name
+
+    def to_engine(name: str, request: Request, raw: bytes, body: dict[str, Any]) -> Response:
+        response = pass_through(runtime.engines[name], runtime.scheduler.gate(name), request, raw, body)
+        door.admit([name])
+        return response
+
+    @app.post("/v1/chat/completions")
+    async def chat_completions(request: Request) -> Response:
+        raw, body, name = await read(request)
+        if name in runtime.engines:
+            if "fusion" in body:
+                raise RequestError(f"'{name}' is an engine, 'fusion' is for fusions", param="fusion")
+            return to_engine(name, request, raw, body)
+        asked = parse_chat(body)
+        chosen, fusion = runtime.model(name), runtime.config.fusions[name]
+        if overrides := asked.overrides():
+            fusion = override_fusion(runtime.config, name, overrides)
+            chosen = runtime.fusion(name, fusion)
+        door.admit({engine for _, inner in named_by(fusion) for engine in engines_of(runtime.config, inner)})
+        exchange = Exchange(chosen, asked, asked.to_request(request.state.request_id))
+        if asked.stream:
+            seconds = runtime.config.server.keep_alive_seconds
+            return sse.StreamedResponse(lambda: exchange.chunks(seconds), headers=sse.HEADERS)
+        return JSONResponse(await sse.unless_gone(request.receive, exchange.whole()))
+
+    async def engines_only(request: Request) -> Response:
+        raw, body, name = await read(request)
+        if name not in runtime.engines:
+            raise RequestError(
+                f"'{name}' is a fusion: {request.url.path} is answered by engines only",
+                param="model",
+                hint=f"use one of {', '.join(runtime.engines)}, or POST /v1/chat/completions",
+            )
+        return to_engine(name, request, raw, body)
+
+    app.add_api_route("/v1/completions", engines_only, methods=["POST"])
+    app.add_api_route("/v1/embeddings", engines_only, methods=["POST"])
+    return app
+
+
+def _handle_errors(app: FastAPI) -> None:
+    """Whatever is raised is answered in one shape."""
 
     @app.exception_handler(LocalFusionError)
     async def _ours(_: Request, error: LocalFusionError) -> JSONResponse:
@@ -55,101 +137,12 @@ def create_app(runtime: Runtime) -> FastAPI:
     async def _bug(request: Request, error: Exception) -> JSONResponse:
         return error_response(defect(error, request.state.request_id))
 
-    @app.get("/health")
-    async def health() -> dict[str, str]:
-        return {"status": "ok", "version": __version__}
-
-    @app.get("/ready")
-    async def ready() -> JSONResponse:
-        state = listing.readiness(runtime)
-        return JSONResponse(state, status_code=200 if state["ready"] else 503)
-
-    @app.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        return {"object": "list", "data": listing.models(runtime)}
-
-    @app.get("/v1/models/{name:path}")
-    async def model(name: str) -> dict[str, Any]:
-        runtime.model(name)  # raises UnknownModel with the nearest name
-        return next(entry for entry in listing.models(runtime) if entry["id"] == name)
-
-    @app.post("/v1/chat/completions")
-    async def chat_completions(request: Request) -> Response:
-        raw, body = await _read(request)
-        name = _model_name(body)
-        if name in runtime.engines:
-            if "fusion" in body:
-                raise RequestError(f"'{name}' is an engine, 'fusion' is for fusions", param="fusion")
-            return await pass_through(runtime.engines[name], request, raw)
-        runtime.model(name)
-        asked = parse_chat(body)
-        overrides = asked.overrides()
-        chosen = runtime.fusion(name, override_fusion(runtime.config, name, overrides)) if overrides else None
-        exchange = Exchange(chosen or runtime.model(name), asked, asked.to_request(request.state.request_id))
-        if asked.stream:
-            seconds = runtime.config.server.keep_alive_seconds
-            return sse.StreamedResponse(lambda: exchange.chunks(seconds), headers=sse.HEADERS)
-        return JSONResponse(await sse.unless_gone(request.receive, exchange.whole()))
-
-    async def engines_only(request: Request) -> Response:
-        raw, body = await _read(request)
-        name = _model_name(body)
-        if name not in runtime.engines:
-            runtime.model(name)
-            raise RequestError(
-                f"'{name}' is a fusion: {request.url.path} is answered by engines only",
-                param="model",
-                hint=f"use one of {', '.join(runtime.engines)}, or POST /v1/chat/completions",
-            )
-        return await pass_through(runtime.engines[name], request, raw)
-
-    app.add_api_route("/v1/completions", engines_only, methods=["POST"])
-    app.add_api_route("/v1/embeddings", engines_only, methods=["POST"])
-
-    async def _read(request: Request) -> tuple[bytes, dict[str, Any]]:
-        """The body as sent and as JSON.
-
-        Raises `TooLarge` and `RequestError`.
-        """
-        most = runtime.config.server.max_body_bytes
-        chunks, size = [], 0
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > most:
-                raise TooLarge(f"the request is larger than {most} bytes", hint="raise server.max_body_bytes")
-            chunks.append(chunk)
-        raw = b"".join(chunks)
-        try:
-            body = json.loads(raw)
-        except (ValueError, RecursionError) as error:
-            raise RequestError(f"the body is not JSON: {error}") from None
-        if not isinstance(body, dict):
-            raise RequestError("the body must be a JSON object")
-        if b"\\ud" in raw.lower() and not _is_text(body):
-            raise RequestError("the body holds half of a surrogate pair, which is no text")
-        return raw, body
-
-    return app
-
-
-def _is_text(body: dict[str, Any]) -> bool:
-    """Whether all of `body` can be written as UTF-8: JSON's escapes can spell what cannot."""
-    try:
-        json.dumps(body, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _model_name(body: dict[str, Any]) -> str:
-    name = body.get("model")
-    if not isinstance(name, str) or not name:
-        raise RequestError("'model' is missing: name a fusion or an engine (GET /v1/models lists them)", param="model")
-    return name
-
 
 class RequestIds:
-    """Gives every request an id: in `request.state`, in the `X-Request-Id` response header, in traces."""
+    """Gives every request an id: in `request.state`, in the `X-Request-Id` response header, in traces.
+
+    What the server gives up waiting for as it ends is told so: as a whole answer, or as a stream's last event.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -161,18 +154,23 @@ class RequestIds:
             return
         request_id = secrets.token_hex(12)
         scope.setdefault("state", {})["request_id"] = request_id
-        begun = False
+        begun = streaming = False
 
         async def send_with_id(message: Message) -> None:
-            nonlocal begun
+            nonlocal begun, streaming
             if message["type"] == "http.response.start":
-                begun = True
+                begun, headers = True, dict(message.get("headers", []))
+                streaming = headers.get(b"content-type", b"").startswith(b"text/event-stream")
                 message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id.encode())]
+            elif not message.get("more_body", False):
+                streaming = False
             await send(message)
 
         try:
             await self.app(scope, receive, send_with_id)
-        except asyncio.CancelledError:  # the server ends and has given up waiting for this request
+        except asyncio.CancelledError:
             if not begun:
-                stopping = EngineUnavailable("the server is stopping", hint="ask again when it is back")
-                await error_response(stopping)(scope, receive, send_with_id)
+                await error_response(stopping())(scope, receive, send_with_id)
+            elif streaming:
+                told = sse.data(error_body(stopping())) + sse.DONE
+                await send({"type": "http.response.body", "body": told, "more_body": False})

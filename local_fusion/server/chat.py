@@ -17,6 +17,7 @@ from local_fusion.errors import LocalFusionError
 from local_fusion.server import sse
 from local_fusion.server.chat_schema import FusionChatRequest
 from local_fusion.server.errors import defect, error_body
+from local_fusion.server.waits import Waits
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ class Exchange:
     created: int = field(default_factory=lambda: int(time.time()))
     started: float = field(default_factory=time.monotonic)
     trace: list[dict[str, Any]] = field(default_factory=list)
+    _waits: Waits = field(default_factory=Waits)
 
     def __post_init__(self) -> None:
         self._log({"type": "request", "user": self.asked.user, "metadata": self.asked.metadata})
@@ -43,7 +45,7 @@ class Exchange:
         """The model's events, all but text and progress also kept for the trace."""
         async with aclosing(events.stream(self.model, self.request)) as happening:
             async for event in happening:
-                if not isinstance(event, TextDelta | MemberProgress | Answered):
+                if self._waits.hear(event) and not isinstance(event, TextDelta | MemberProgress | Answered):
                     self._log(events.to_json(event))
                 yield event
 
@@ -76,36 +78,42 @@ class Exchange:
         }
 
     async def chunks(self, keep_alive_seconds: float) -> AsyncGenerator[bytes]:
-        """The answer as server-sent events: the first at once, comments while the panel works, errors as an event."""
+        """The answer as server-sent events: the first at once, comments while there is nothing else to send, errors
+        as an event.
+        """
         yield self._chunk([_delta({"role": "assistant", "content": ""})])
-        want_usage = self.asked.stream_options is not None and self.asked.stream_options.include_usage
-        with_events = self.asked.events()
         try:
-            async with aclosing(sse.with_pauses(self._events(), keep_alive_seconds)) as happening:
-                async for event in happening:
-                    match event:
-                        case None:
-                            yield sse.KEEP_ALIVE
-                        case TextDelta():
-                            yield self._chunk([_delta({"content": event.text}, index=event.index)])
-                        case Answered(reply):
-                            last = [
-                                _delta({}, index=index, finish_reason=choice.finish_reason)
-                                for index, choice in enumerate(reply.choices)
-                            ]
-                            yield self._chunk(last, fusion=self._report(reply))
-                            if want_usage:
-                                yield self._chunk([], usage=usage(reply))
-                        case CallEnded():
-                            pass  # counted in usage
-                        case _ if with_events:
-                            yield self._chunk([], fusion={"event": events.to_json(event)})
+            async with aclosing(sse.with_pauses(self._rendered(), keep_alive_seconds)) as pieces:
+                async for piece in pieces:
+                    yield sse.comment(self._waits.latest or sse.AT_WORK) if piece is None else piece
         except LocalFusionError as error:
             yield sse.data(error_body(error))
         except Exception as error:
             logger.exception("request %s failed", self.request.request_id)
             yield sse.data(error_body(defect(error, self.request.request_id)))
         yield sse.DONE
+
+    async def _rendered(self) -> AsyncGenerator[bytes]:
+        """What the client is to see of the events."""
+        want_usage = self.asked.stream_options is not None and self.asked.stream_options.include_usage
+        with_events = self.asked.events()
+        async with aclosing(self._events()) as happening:
+            async for event in happening:
+                match event:
+                    case TextDelta():
+                        yield self._chunk([_delta({"content": event.text}, index=event.index)])
+                    case Answered(reply):
+                        last = [
+                            _delta({}, index=index, finish_reason=choice.finish_reason)
+                            for index, choice in enumerate(reply.choices)
+                        ]
+                        yield self._chunk(last, fusion=self._report(reply))
+                        if want_usage:
+                            yield self._chunk([], usage=usage(reply))
+                    case CallEnded():
+                        pass  # counted in usage
+                    case _ if with_events:
+                        yield self._chunk([], fusion={"event": events.to_json(event)})
 
     def _chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
         return sse.data(

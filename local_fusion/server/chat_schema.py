@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from local_fusion.core.chat import ChatRequest, Message
 from local_fusion.core.sampling import Sampling
 from local_fusion.errors import RequestError
+from local_fusion.server.bodies import priority_of
 
 INCLUDABLE = ("candidates", "verdict", "trace")
 
@@ -75,7 +76,7 @@ class FusionChatRequest(Sampling):
     tool_choice: Literal["none", "auto"] | None = None
     parallel_tool_calls: bool | None = None
     store: Literal[False] | None = None
-    service_tier: Literal["auto", "default"] | None = None
+    service_tier: str | None = None
 
     @field_validator("stop")
     @classmethod
@@ -115,6 +116,7 @@ class FusionChatRequest(Sampling):
             sampling=sampling,
             response_format=shape.model_dump(exclude_none=True) if shape and shape.type != "text" else None,
             request_id=request_id,
+            priority=priority_of(self.service_tier),
         )
 
 
@@ -136,6 +138,7 @@ def parse_chat(body: Mapping[str, Any]) -> FusionChatRequest:
         raise RequestError("patterns are taken from the configuration only", param="fusion.extract")
     request.include()
     request.events()
+    priority_of(request.service_tier)
     return request
 
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import Any
 
 from fastapi.responses import JSONResponse
 
-from local_fusion.errors import EngineStartFailed, LocalFusionError, PanelFailed, Refused, RequestError, SetupError
+from local_fusion.errors import (
+    EngineStartFailed,
+    LocalFusionError,
+    PanelFailed,
+    QueueFull,
+    Refused,
+    RequestError,
+    SetupError,
+)
 
 TYPES = {"caller": "invalid_request_error", "engine": "engine_error", "us": "server_error"}
 RETRY_SECONDS = 5
@@ -30,9 +39,17 @@ def error_body(error: LocalFusionError) -> dict[str, Any]:
 
 def error_response(error: LocalFusionError) -> JSONResponse:
     """The error as a whole response; what may pass by itself says when to try again."""
-    lasting = isinstance(error, SetupError | Refused) or (isinstance(error, EngineStartFailed) and error.permanent)
-    headers = {} if lasting or error.status not in (429, 503) else {"Retry-After": str(RETRY_SECONDS)}
+    seconds = _retry_seconds(error)
+    headers = {} if seconds is None else {"Retry-After": str(seconds)}
     return JSONResponse(error_body(error), status_code=error.status, headers=headers)
+
+
+def _retry_seconds(error: LocalFusionError) -> int | None:
+    """After how many seconds the same request may do better; None where it will not by itself."""
+    if isinstance(error, QueueFull):
+        return max(1, math.ceil(error.retry_seconds))
+    lasting = isinstance(error, SetupError | Refused) or (isinstance(error, EngineStartFailed) and error.permanent)
+    return None if lasting or error.status not in (429, 503) else RETRY_SECONDS
 
 
 def defect(error: Exception, request_id: str) -> LocalFusionError:

@@ -1,30 +1,60 @@
-"""Engine requests: passed to vLLM as they came, its answer passed back as it comes, neither re-encoded."""
+"""Engine requests: passed to vLLM as they came, its answer passed back as it comes, neither re-encoded.
+
+Only the paths of `app.py`'s routes get here. vLLM's others, those for development among them (they put engines to sleep
+and reload weights), are for the engine's owner alone.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import Request
 from fastapi.responses import Response
+from starlette.types import Receive, Scope, Send
 
-from local_fusion.engines.client import ForwardedResponse
 from local_fusion.engines.engine import Engine
+from local_fusion.engines.gate import Call, Gate
 from local_fusion.server import sse
+from local_fusion.server.bodies import priority_of, sequences
 
 KEPT = ("content-type", "retry-after")
 
 
-async def pass_through(engine: Engine, request: Request, body: bytes) -> Response:
-    """The engine's own response, streamed or whole, with its own status.
+def pass_through(engine: Engine, gate: Gate, request: Request, raw: bytes, body: dict[str, Any]) -> Response:
+    """The engine's own response, streamed or whole, with its own status, once the engine's turn has come.
 
-    Raises `EngineError` where the engine cannot be reached. A client that goes away takes its request with it.
+    Raises `RequestError` for a priority that is none. Sending it raises `EngineError` where the engine cannot be
+    reached.
     """
-    answer = await sse.unless_gone(request.receive, _ask(engine, request, body))
-    headers = {name: value for name, value in answer.headers.items() if name.lower() in KEPT}
-
-    return sse.StreamedResponse(answer.body, status_code=answer.status, headers=headers)
+    call = Call(request.state.request_id, sequences(body), priority_of(body.get("service_tier")))
+    return _Passed(engine, gate, call, request, raw)
 
 
-async def _ask(engine: Engine, request: Request, body: bytes) -> ForwardedResponse:
-    client = await engine.ensure_awake()
-    path = f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path
-    headers = {"Content-Type": "application/json", "X-Request-Id": request.state.request_id}
-    return await client.forward("POST", path, headers, body)
+class _Passed(Response):
+    """Its turn lasts until the last byte has been sent, or the client has gone, which takes its request with it."""
+
+    def __init__(self, engine: Engine, gate: Gate, call: Call, request: Request, raw: bytes) -> None:
+        self.engine = engine
+        self.gate = gate
+        self.call = call
+        self.path = f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path
+        self.raw = raw
+        self.background = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Wait for the turn, ask, and send what comes back."""
+        try:
+            await sse.unless_gone(receive, self._exchange(send))
+        except sse.ClientGone:
+            return
+
+    async def _exchange(self, send: Send) -> None:
+        async with self.gate.turn(self.call):
+            client = await self.engine.ensure_awake()
+            headers = {"Content-Type": "application/json", "X-Request-Id": self.call.request_id}
+            answer = await client.forward("POST", self.path, headers, self.raw)
+            try:
+                kept = {name: value for name, value in answer.headers.items() if name.lower() in KEPT}
+                await sse.StreamedResponse(answer.body, status_code=answer.status, headers=kept).send_all(send)
+            finally:
+                answer.close()  # where not even its first byte could be sent

@@ -18,7 +18,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 DONE = b"data: [DONE]\n\n"
-KEEP_ALIVE = b": the panel is at work\n\n"
+AT_WORK = "the panel is at work"
 HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-cache",
@@ -33,6 +33,11 @@ class ClientGone(Exception):
 def data(payload: Mapping[str, Any]) -> bytes:
     """One event."""
     return b"data: " + json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+
+
+def comment(text: str) -> bytes:
+    """Something for people and proxies that clients skip; line breaks would end it."""
+    return f": {' '.join(text.split())}\n\n".encode()
 
 
 async def with_pauses(events: AsyncGenerator[Item], seconds: float) -> AsyncGenerator[Item | None]:
@@ -97,22 +102,21 @@ class StreamedResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response."""
-
-        async def send_all() -> None:
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            try:
-                async with aclosing(self.chunks()) as chunks:
-                    async for chunk in chunks:
-                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            except LocalFusionError as error:
-                # The status has been sent, so the only place left to tell it is the stream itself.
-                if not self.headers["content-type"].startswith("text/event-stream"):
-                    return  # without its end the body counts as broken off, which it is
-                told = data(error_body(error)) + DONE
-                await send({"type": "http.response.body", "body": told, "more_body": True})
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-
         try:
-            await unless_gone(receive, send_all())
+            await unless_gone(receive, self.send_all(send))
         except ClientGone:
             return
+
+    async def send_all(self, send: Send) -> None:
+        """Head, chunks and end, whether or not the client is still there."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        try:
+            async with aclosing(self.chunks()) as chunks:
+                async for chunk in chunks:
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        except LocalFusionError as error:
+            # The status has been sent, so the only place left to tell it is the stream itself.
+            if not self.headers.get("content-type", "").startswith("text/event-stream"):
+                return  # without its end the body counts as broken off, which it is
+            await send({"type": "http.response.body", "body": data(error_body(error)) + DONE, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
 from tests.cli.commands import Home
+from tests.cli.turns import take_turns
 from tests.fake_engine import Script
 
 FUSIONS = {
@@ -87,6 +89,18 @@ def test_an_engine_that_cannot_start_is_an_error_with_its_cause_and_nothing_is_l
     assert "Foo" in done.err
     assert "Traceback" not in done.err
     assert asked.left_behind() == []
+
+
+def test_members_that_do_not_fit_together_answer_in_turns_and_it_is_told_who_waits_for_what(home: Home) -> None:
+    take_turns(home)
+    home.script(**ANSWERS)
+    done = home.run("ask", "-f", "both", "What is 6 times 7?")
+    assert (done.code, done.out) == (0, "It is 41.\n"), done.err
+    assert re.search("engine (a takes turns with b|b takes turns with a): it starts when it is called", done.err)
+    assert re.search("… member (a: waiting for a|b: waiting for b): ", done.err)
+    assert "PARTIAL" not in done.err
+    assert [(home.folder / f"{name}.starts").read_text() for name in ("a", "b")] == ["x", "x"]
+    assert home.left_behind() == []
 
 
 @pytest.mark.parametrize(

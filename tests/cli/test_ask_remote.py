@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from tests.cli.commands import Home
+from tests.cli.turns import take_turns
 from tests.fake_engine import Script
 
 FUSIONS = {
@@ -91,6 +94,23 @@ def test_where_nobody_listens_the_address_is_told(home: Home) -> None:
     assert (done.code, done.out) == (1, "")
     assert f"no answer from {url}" in done.err
     assert "local-fusion serve" in done.err
+
+
+def test_who_waits_for_what_is_told_from_afar_too(home: Home) -> None:
+    take_turns(home)
+    home.script(**{name: Script(rules=[("6 times 7", "It is 42.")]) for name in ("a", "b")})
+    running = home.start("serve", "--port", "0")
+    try:
+        url = running.url()
+        running.wait_for("engine .: awake")
+        done = home.run("ask", "--url", url, "-f", "both", "What is 6 times 7?")
+        assert (done.code, done.out) == (0, "It is 42.\n"), done.err
+        assert re.search("… member (a: waiting for a|b: waiting for b): ", done.err)
+        direct = home.run("ask", "--url", url, "-f", "a", "What is 6 times 7?")
+        assert (direct.code, direct.out) == (0, "It is 42.\n"), direct.err
+    finally:
+        running.signal(signal.SIGTERM)
+        running.code()
 
 
 @contextmanager

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
+import urllib.request
 from typing import Any
 
+import pytest
+
 from tests.cli.commands import Home
+from tests.fake_engine import Script
 
 ONE = {"one": {"strategy": "single", "panel": ["a"]}}
 
@@ -85,3 +90,53 @@ def test_a_runtime_folder_open_to_others_is_a_problem(home: Home) -> None:
     home.runtime.chmod(0o755)
     found = findings(home, 1)["runtime folder"]
     assert found["todo"] == f"chmod 700 {home.runtime}"
+
+
+FOO = "ValueError: Model architectures ['Foo'] are not supported for now."
+
+
+@pytest.fixture
+def two(home: Home) -> Home:
+    """Two engines of which `b` cannot start."""
+    home.configure("a", "b", fusions=ONE, server={"port": 0})
+    home.script(b=Script(crash_log=f"loading weights\n{FOO}"))
+    return home
+
+
+def test_a_broken_engine_of_a_running_server_is_told_with_its_cause_its_last_lines_and_what_to_do(two: Home) -> None:
+    running = two.start("serve", "--port", "0")
+    try:
+        url = running.url()
+        running.wait_for("engine b: broken")
+        found = findings(two, 1)["engine b"]
+        assert found["state"] == "problem"
+        assert f"server at {url} (process {running.process.pid}) is broken: b did not start" in found["found"]
+        assert "loading weights" in found["found"]
+        assert found["todo"].endswith(f"curl -X POST {url}/admin/engines/b/restart")
+        assert "engine a" not in findings(two, 1)
+    finally:
+        running.signal(signal.SIGTERM)
+        assert running.code() == 0, running.err
+    assert "engine b" not in findings(two, 0)
+
+
+def test_an_engine_that_has_been_mended_is_told_no_more(two: Home) -> None:
+    two.script(b=[Script(crash_log=FOO), Script()])
+    running = two.start("serve", "--port", "0")
+    try:
+        running.wait_for("engine b: broken")
+        restart = findings(two, 1)["engine b"]["todo"].split()[-1]
+        urllib.request.urlopen(urllib.request.Request(restart, method="POST"), timeout=60).close()
+        assert "engine b" not in findings(two, 0)
+    finally:
+        running.signal(signal.SIGTERM)
+        running.code()
+
+
+def test_what_a_killed_server_left_is_no_news(two: Home) -> None:
+    running = two.start("serve", "--port", "0")
+    running.wait_for("engine b: broken")
+    running.process.kill()
+    running.process.wait()
+    assert list(two.runtime.glob("*/*.trouble"))
+    assert "engine b" not in findings(two, 0)

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
-from local_fusion.cli.plan import plan_json
 from local_fusion.config.schema import ModelConfig
 from local_fusion.engines.checkpoints.facts import read_facts
 from local_fusion.engines.measurements import remember
 from local_fusion.planner.memory.measured import Measurement, circumstances
 from local_fusion.planner.plan import Solver
+from local_fusion.planner.plan_json import plan_json
 from local_fusion.runtime import vllm_version
 from tests.cli.commands import Home
 from tests.cli.plans import GIB, beside, in_turns, on_cpu
@@ -200,7 +200,7 @@ def test_a_refusal_is_printed_with_the_plan_and_the_exit_code_is_1(home: Home) -
 def test_models_that_fit_only_in_turns_are_no_failure_but_get_no_tick(rig: Home) -> None:
     done = rig.run("plan", "--gpus", "24GiB,ram=64GiB")
     assert (done.code, done.err) == (0, "")
-    assert "\n! 2 models on 1 GPU on paper: 1 awake, 1 in turns (serve starts plans without turns only" in done.out
+    assert "\n! 2 models on 1 GPU on paper: 1 awake, 1 in turns (how that goes: local-fusion" in done.out
     assert "✓" not in done.out
 
 

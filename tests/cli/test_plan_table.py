@@ -173,7 +173,7 @@ def test_other_ways_to_make_room_are_told_as_well(asleep: str, says: str) -> Non
 def test_a_refusal_says_why_and_what_would_make_it_fit() -> None:
     text = words(shown(in_turns()))
     assert "✗ huge fits nowhere: it needs 140 GiB, but at most 22.5 GiB are free to make it fit: → 5 more GPUs" in text
-    turns = "1 in turns (serve starts plans without turns only, so far)"
+    turns = "1 in turns (how that goes: local-fusion simulate)"
     assert f"✗ 3 models on 1 GPU on paper: 1 awake, {turns}, 1 refused" in text
     lost = replace(in_turns(), refusals=(replace(in_turns().refusals[0], suggestions=()),))
     assert "→ no single change makes it fit" in words(shown(lost))
@@ -199,7 +199,7 @@ def test_a_warning_is_told_once_for_all_its_models_and_not_again_as_a_note() -> 
 
 def test_a_plan_with_turns_gets_no_tick_and_says_that_serve_does_not_start_it() -> None:
     text = words(shown(replace(in_turns(), refusals=())))
-    assert "! 2 models on 1 GPU on paper: 1 awake, 1 in turns (serve starts plans without turns only, so far)" in text
+    assert "! 2 models on 1 GPU on paper: 1 awake, 1 in turns (how that goes: local-fusion simulate)" in text
     assert "✓" not in text
     assert "✓ 3 models on 3 GPUs on paper: all awake together" in words(shown(beside()))
 

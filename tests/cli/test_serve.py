@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import threading
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ import pytest
 
 from local_fusion.engines.warden import read_process
 from tests.cli.commands import Home, Running, until
+from tests.cli.turns import take_turns
 from tests.engines.waiting import recorded
 from tests.fake_engine import Script
 
@@ -30,14 +32,15 @@ def get(url: str) -> Any:
 
 
 class Asking(threading.Thread):
-    """A request to the fusion `one` in a thread of its own: its answer, or what went wrong."""
+    """A request to `model` in a thread of its own: its answer, or what went wrong."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, model: str = "one") -> None:
         super().__init__(daemon=True)
-        body = {"model": "one", "messages": [{"role": "user", "content": "Hello"}]}
+        body = {"model": model, "messages": [{"role": "user", "content": "Hello"}]}
         self._request = urllib.request.Request(f"{url}/v1/chat/completions", json.dumps(body).encode())
         self.answer: str | None = None
         self.error: Exception | None = None
+        self.told = ""
         self.start()
 
     def run(self) -> None:
@@ -46,6 +49,8 @@ class Asking(threading.Thread):
                 self.answer = json.load(response)["choices"][0]["message"]["content"]
         except OSError as error:
             self.error = error
+            if isinstance(error, urllib.error.HTTPError):
+                self.told = json.load(error)["error"]["message"]
 
 
 def listens(url: str) -> bool:
@@ -259,3 +264,99 @@ def command_line(pid: int) -> tuple[str, tuple[int, ...]] | None:
     options = ("--kv-cache-memory-bytes", "--max-model-len", "--tensor-parallel-size")
     numbers = tuple(int(argv[argv.index(option) + 1]) for option in options)
     return argv[argv.index("--served-model-name") + 1], numbers
+
+
+@contextmanager
+def one_at_work_one_waiting(home: Home, model: str) -> Iterator[tuple[Running, Asking, Asking]]:
+    """A server whose `a` is answering, and a call to `model` that waits for `b`."""
+    record = home.folder / "record.jsonl"
+    with serving(home) as (running, url):
+        working = Asking(url, "a")
+        until(lambda: "request" in [entry["event"] for entry in recorded(record)])
+        waiting = Asking(url, model)
+        until(lambda: get(f"{url}/admin/engines/b")["queue"]["waiting"] == 1)
+        yield running, working, waiting
+
+
+def test_engines_that_take_turns_are_announced_and_every_swap_is_told(home: Home) -> None:
+    take_turns(home)
+    with serving(home) as (running, url):
+        assert "in turns with b: awake first" in running.err
+        assert "in turns with a: started when it is called" in running.err
+        asking = Asking(url, "b-alone")
+        running.wait_for(r"engine b: awake ready after \d+\.\d s")
+        running.wait_for(r"engine a: (stopped|asleep)")
+        asking.join(60)
+        assert asking.answer == "echo: Hello", asking.error
+        assert get(f"{url}/ready")["fusions"]["a-alone"]["asleep"] == ["a"]
+        running.signal(signal.SIGTERM)
+        assert running.code() == 0, running.err
+    assert home.left_behind() == []
+
+
+@pytest.mark.parametrize("model", ["b", "b-alone"])
+def test_a_call_that_waits_for_its_engines_turn_is_still_answered_when_the_server_is_told_to_stop(
+    home: Home, model: str
+) -> None:
+    take_turns(home)
+    a = Script(rules=[("Hello", "word " * 30)], token_seconds=0.05, record=str(home.folder / "record.jsonl"))
+    home.script(a=a, b=Script(rules=[("Hello", "at last")]))
+    with one_at_work_one_waiting(home, model) as (running, working, waiting):
+        running.signal(signal.SIGTERM)
+        working.join(60)
+        waiting.join(60)
+        assert working.answer == ("word " * 30).strip(), working.error
+        assert waiting.answer == "at last", waiting.error
+        assert running.code() == 0, running.err
+    assert "Traceback" not in running.err
+    assert home.left_behind() == []
+
+
+@pytest.mark.parametrize("model", ["b", "b-alone"])
+def test_a_call_whose_turn_does_not_come_before_the_drain_is_over_is_told_so(home: Home, model: str) -> None:
+    take_turns(home, server={"drain_seconds": 1}, scheduling={"fairness_seconds": None})
+    home.script(a=Script(hang=True, record=str(home.folder / "record.jsonl")))
+    with one_at_work_one_waiting(home, model) as (running, working, waiting):
+        running.signal(signal.SIGTERM)
+        for each in (working, waiting):
+            each.join(60)
+            assert "503" in str(each.error)
+            assert "the server is stopping" in each.told
+        assert running.code() == 0, running.err
+    assert "Traceback" not in running.err
+    assert not (home.folder / "b.starts").exists()
+    assert home.left_behind() == []
+
+
+def test_a_second_signal_does_not_wait_for_turns_either(home: Home) -> None:
+    take_turns(home, server={"drain_seconds": 600}, scheduling={"fairness_seconds": None})
+    home.script(a=Script(hang=True, record=str(home.folder / "record.jsonl")))
+    with one_at_work_one_waiting(home, "b-alone") as (running, working, waiting):
+        running.signal(signal.SIGTERM)
+        until(lambda: not listens(running.url()))
+        assert running.process.poll() is None, running.err
+        running.signal(signal.SIGTERM)
+        assert running.code() == 130, running.err
+        for each in (working, waiting):
+            each.join(10)
+            assert each.error is not None
+    assert "Traceback" not in running.err
+    assert home.left_behind() == []
+
+
+def test_an_engine_that_waits_for_its_turn_is_no_failure_but_a_reason_to_stay(home: Home) -> None:
+    take_turns(home)
+    home.script(a=Script(crash_log="ValueError: Model architectures ['Foo'] are not supported for now."))
+    running = home.start("serve", "--port", "0")
+    try:
+        url = running.url()
+        running.wait_for("engine a: broken")
+        asking = Asking(url, "b-alone")
+        asking.join(60)
+        assert asking.answer == "echo: Hello", asking.error
+        running.signal(signal.SIGTERM)
+        assert running.code() == 0, running.err
+    finally:
+        running.process.kill()
+        running.process.wait()
+    assert home.left_behind() == []

@@ -10,7 +10,14 @@ import yaml
 
 from local_fusion.config import json_schema
 from local_fusion.config.loading import load_config
-from local_fusion.config.schema import Deadlines, EngineSettings, MemberConfig, ModelConfig, ServerConfig
+from local_fusion.config.schema import (
+    Deadlines,
+    EngineSettings,
+    MemberConfig,
+    ModelConfig,
+    SchedulingSettings,
+    ServerConfig,
+)
 
 FOLDER = Path(__file__).parents[2] / "configs"
 EXAMPLES = sorted(FOLDER.glob("*.yaml"))
@@ -58,6 +65,6 @@ def test_the_examples_show_nearly_every_option() -> None:
     text = "\n".join(example.read_text() for example in EXAMPLES)
     rare = {"quantization", "trust_remote_code", "chat_template", "extra_args", "memory_share", "allow_remote"}
     rare |= {"api_keys_file", "top_k", "presence_penalty", "frequency_penalty", "seed", "stop"}
-    for part in (ModelConfig, MemberConfig, Deadlines, EngineSettings, ServerConfig):
+    for part in (ModelConfig, MemberConfig, Deadlines, EngineSettings, SchedulingSettings, ServerConfig):
         for option in part.model_fields.keys() - rare:
             assert f"{option}:" in text, f"no example shows `{option}`"

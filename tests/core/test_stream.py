@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import dataclass, field
 
 import pytest
@@ -55,6 +55,9 @@ class Pausing:
 
     async def measure(self, messages: tuple[Message, ...]) -> Room:
         raise NotImplementedError
+
+    def expecting(self, request: ChatRequest) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 async def test_events_come_in_order_and_the_reply_comes_last() -> None:

@@ -14,7 +14,7 @@ from local_fusion.config.references import engines_of
 from local_fusion.config.schema import Config
 from local_fusion.errors import Refused
 from local_fusion.hardware.devices import Rig
-from local_fusion.planner.explain import Alternative, Reason, explain, refusal_error, turns_error
+from local_fusion.planner.explain import Alternative, Reason, explain, refusal_error
 from local_fusion.planner.facts.model import ModelFacts
 from local_fusion.planner.inputs import Inputs
 from local_fusion.planner.plan import Plan
@@ -53,17 +53,6 @@ def test_a_model_that_nothing_helps_says_so() -> None:
     assert error.message.splitlines()[0] == "the model cannot be placed:"
     assert error.hint is not None
     assert error.hint.startswith("No single change was found")
-
-
-def test_a_plan_in_turns_says_who_waits_for_whom_and_what_would_help() -> None:
-    made = planned({"a": facts(15), "b": facts(14)}, gpus(24))
-    error = turns_error(made)
-    lines = error.message.splitlines()
-    assert lines[0].startswith("1 of 2 models fit only in turns with others")
-    assert lines[1].startswith("  a, instead of b: it needs 18 GiB on one GPU")
-    assert "      all would fit: fewer models: take out `b`" in lines
-    assert error.hint is not None
-    assert error.hint.startswith("Make one of these changes")
 
 
 # --- why this and not another

@@ -131,6 +131,16 @@ async def test_the_first_byte_comes_at_once_and_comments_while_the_panel_works(t
             assert (await asyncio.wait_for(response.content.readline(), 5)).startswith(b": ")
 
 
+async def test_comments_come_also_while_the_panel_makes_progress_that_the_client_does_not_see(tmp_path: Path) -> None:
+    vote = {"strategy": "vote", "extract": "number", "panel": ["a"]}
+    config = tiny_config(tmp_path, ["a"], fusions={"vote": vote}, server={"keep_alive_seconds": 0.3})
+    # Progress is told every 0.1 s, so no pause between events is as long as a comment is to wait.
+    slow = Script(rules=[("", "word " * 30 + "42")], token_seconds=0.05)
+    async with serving(config, {"a": slow}) as served:
+        told = await lines(served, {"model": "vote", "messages": QUESTION})
+    assert told.count(": the panel is at work") >= 2
+
+
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_client_that_goes_away_takes_the_engines_work_with_it(
     tmp_path: Path, record: Path, stream: bool
@@ -353,8 +363,9 @@ async def test_ready_says_what_can_be_answered(tmp_path: Path) -> None:
         async with session.get(f"{served.url}/ready") as response:
             told = await response.json()
             assert response.status == 200
-        assert told["fusions"]["vote"] == {"ready": True, "lacking": ["b"]}
-        assert told["fusions"]["best"] == {"ready": False, "lacking": ["b"]}
+        vote, best = told["fusions"]["vote"], told["fusions"]["best"]
+        assert (vote["ready"], vote["lacking"], "Foo" in vote["reason"]) == (True, ["b"], True)
+        assert (best["ready"], best["lacking"], "Foo" in best["reason"]) == (False, ["b"], True)
         assert told["engines"]["a"]["state"] == "awake"
         assert "Foo" in told["engines"]["b"]["last_error"]
         status, answer = await post(served, {"model": "vote", "messages": QUESTION})

@@ -30,6 +30,7 @@ class Measurement:
 
     `residual_bytes` is everything an engine held beside weights and KV cache. `kv_tokens` are the tokens that
     `kv_cache_bytes` held for a context of `max_model_len`. `sleeping_bytes` stay on the device while it sleeps.
+    Milliseconds are those of its last start, and of its last sleep and wake at either level; no plan rests on them.
     """
 
     weights_bytes: int | None = None
@@ -38,6 +39,11 @@ class Measurement:
     max_model_len: int | None = None
     residual_bytes: int | None = None
     sleeping_bytes: int | None = None
+    start_ms: int | None = None
+    sleep1_ms: int | None = None
+    wake1_ms: int | None = None
+    sleep2_ms: int | None = None
+    wake2_ms: int | None = None
 
 
 Measurements = Mapping[Circumstances, Measurement]

@@ -55,6 +55,24 @@ def must_move(problem: Problem, assignment: Assignment, kv: Mapping[int, int]) -
     return frozenset(moving)
 
 
+def with_neighbours(assignment: Assignment, moving: frozenset[int]) -> frozenset[int]:
+    """`moving`, and who shares a device with one of them: whoever has nothing to do there may as well make room."""
+    devices = {device for engine in moving for device in assignment[engine].option.devices}
+    return frozenset(
+        engine for engine, home in assignment.items() if engine in moving or not devices.isdisjoint(home.option.devices)
+    )
+
+
+def places_of(assignment: Assignment, kv: Mapping[int, int], engine: int) -> list[int]:
+    """What each resident that is on all of the engine's devices takes of them while it is awake."""
+    devices = set(assignment[engine].option.devices)
+    return [
+        home.option.need.fixed_bytes + kv[other]
+        for other, home in assignment.items()
+        if home.resident and devices <= set(home.option.devices)
+    ]
+
+
 def room_beside(
     problem: Problem, assignment: Assignment, kv: Mapping[int, int], engine: int, asleep: frozenset[int]
 ) -> dict[int, int]:
@@ -94,11 +112,13 @@ def _sleeping(problem: Problem, engine: int, assignment: Assignment) -> Option:
     return next(option for option in problem.engines[engine].options if option.devices == devices)
 
 
-def levels(assignment: Assignment, moving: frozenset[int], host_ram: int | None) -> dict[int, Asleep]:
-    """How each engine of `moving` sleeps. Level 1 keeps the weights in host RAM, as far as there is some.
+def levels(
+    assignment: Assignment, moving: frozenset[int], may_rest: frozenset[int], host_ram: int | None
+) -> dict[int, Asleep]:
+    """How each engine of `may_rest` sleeps. Level 1 keeps the weights in host RAM, as far as there is some.
 
-    The small ones come first, so that as many as possible are quick to wake. Host RAM that is not known is taken to
-    suffice.
+    Those `moving` because they must come before those that may, and the small ones first, so that as many as possible
+    are quick to wake. Host RAM that is not known is taken to suffice.
     """
     found: dict[int, Asleep] = {}
     left = host_ram
@@ -107,7 +127,7 @@ def levels(assignment: Assignment, moving: frozenset[int], host_ram: int | None)
         option = assignment[engine].option
         return option.need.host_bytes * len(option.devices)
 
-    for engine in sorted(moving, key=lambda engine: (held(engine), engine)):
+    for engine in sorted(may_rest, key=lambda engine: (engine not in moving, held(engine), engine)):
         if not assignment[engine].option.need.sleeping_bytes:
             found[engine] = "stopped"
         elif left is None or held(engine) <= left:

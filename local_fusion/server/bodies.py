@@ -1,0 +1,88 @@
+"""Request bodies: read within bounds, and checked to be what every route needs of them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from fastapi import Request
+
+from local_fusion.core.chat import Priority
+from local_fusion.errors import RequestError, TooLarge
+
+# OpenAI's field for how urgent a request is; "flex" is its word for "slower is fine".
+PRIORITIES: dict[str, Priority] = {
+    "auto": "interactive",
+    "default": "interactive",
+    "priority": "interactive",
+    "scale": "interactive",
+    "flex": "batch",
+}
+
+
+async def read_json(request: Request, most_bytes: int) -> tuple[bytes, dict[str, Any]]:
+    """The body as sent and as JSON.
+
+    Raises `TooLarge` and `RequestError`.
+    """
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > most_bytes:
+            raise TooLarge(f"the request is larger than {most_bytes} bytes", hint="raise server.max_body_bytes")
+        chunks.append(chunk)
+    raw = b"".join(chunks)
+    try:
+        body = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"the body is not JSON: {error}") from None
+    if not isinstance(body, dict):
+        raise RequestError("the body must be a JSON object")
+    if b"\\ud" in raw.lower() and not _is_text(body):
+        raise RequestError("the body holds half of a surrogate pair, which is no text")
+    return raw, body
+
+
+def _is_text(body: dict[str, Any]) -> bool:
+    """Whether all of `body` can be written as UTF-8: JSON's escapes can spell what cannot."""
+    try:
+        json.dumps(body, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def model_name(body: dict[str, Any]) -> str:
+    """Who is asked.
+
+    Raises `RequestError`.
+    """
+    name = body.get("model")
+    if not isinstance(name, str) or not name:
+        raise RequestError("'model' is missing: name a fusion or an engine (GET /v1/models lists them)", param="model")
+    return name
+
+
+def priority_of(service_tier: Any) -> Priority:
+    """What OpenAI's `service_tier` means here; interactive where it was left out.
+
+    Raises `RequestError` for any value that is none of OpenAI's.
+    """
+    if service_tier is None:
+        return "interactive"
+    if not isinstance(service_tier, str) or service_tier not in PRIORITIES:
+        told = ", ".join(PRIORITIES)
+        raise RequestError(f"'service_tier' is one of {told}, not {service_tier!r}", param="service_tier")
+    return PRIORITIES[service_tier]
+
+
+def sequences(body: dict[str, Any]) -> int:
+    """How many sequences an engine request is to vLLM: each prompt or input once for each answer wanted of it.
+
+    What is malformed counts as one: vLLM itself will say what is wrong with it.
+    """
+    prompts = body.get("prompt", body.get("input"))
+    several = isinstance(prompts, list) and bool(prompts) and not isinstance(prompts[0], int)
+    wanted = body.get("n")
+    answers = wanted if isinstance(wanted, int) and not isinstance(wanted, bool) and wanted > 0 else 1
+    return answers * (len(prompts) if several and isinstance(prompts, list) else 1)

@@ -1,0 +1,75 @@
+"""Whether questions can be answered: by engines that are awake, and by those that wake up when they are called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from local_fusion.config.references import engines_of, named_by
+from local_fusion.config.schema import Config
+from local_fusion.engines.engine import EngineSnapshot
+from local_fusion.runtime import Runtime
+
+
+def readiness(runtime: Runtime, *, stopping: bool = False) -> dict[str, Any]:
+    """`ready` where something can be answered, and the engines that start with the server have come up or failed.
+
+    Every engine and fusion is told by itself, with a `reason` where it lacks something: a fusion names as `lacking` the
+    engines that cannot answer, as `asleep` those that must be woken or started first, which costs its next call time.
+    """
+    states = {name: engine.snapshot for name, engine in runtime.engines.items()}
+    able = {name for name, snapshot in states.items() if snapshot.state != "broken"}
+    engines = {name: _engine(snapshot) for name, snapshot in states.items()}
+    fusions = {
+        name: _fusion(runtime.config, name, states, able) for name in runtime.config.fusions if name in runtime.served
+    }
+    residents = [placement.model for placement in runtime.plan.placements if placement.resident]
+    settled = all(_has_settled(states[name]) for name in residents if name in states)
+    answerable = any(each["ready"] for each in (*engines.values(), *fusions.values()))
+    ready = answerable and settled and not stopping
+    reason = None
+    if not ready:
+        reason = "the server is stopping" if stopping else "nothing can answer" if settled else "engines are starting"
+    return {"ready": ready, "reason": reason, "engines": engines, "fusions": fusions}
+
+
+def _has_settled(snapshot: EngineSnapshot) -> bool:
+    """Whether its first start has come to an end, good or bad; what comes after that is no start of the server."""
+    failed = snapshot.state == "broken" or (snapshot.state == "stopped" and snapshot.last_error is not None)
+    return failed or snapshot.seconds_to_ready is not None
+
+
+def _engine(snapshot: EngineSnapshot) -> dict[str, Any]:
+    ready = snapshot.state != "broken"
+    return {
+        "ready": ready,
+        "state": snapshot.state,
+        "last_error": snapshot.last_error,
+        "reason": None if ready else snapshot.last_error or "it is broken",
+    }
+
+
+def _fusion(config: Config, name: str, states: Mapping[str, EngineSnapshot], able: set[str]) -> dict[str, Any]:
+    needed = engines_of(config, name)
+    lacking = sorted(needed - able)
+    ready = _answers(config, name, able)
+    reason = None
+    if lacking:
+        told = "; ".join(f"{engine}: {states[engine].last_error or 'broken'}" for engine in lacking)
+        reason = f"goes on without {told}" if ready else f"cannot do without {told}"
+    return {
+        "ready": ready,
+        "lacking": lacking,
+        "asleep": sorted(engine for engine in needed & able if states[engine].state in ("asleep", "stopped")),
+        "reason": reason,
+    }
+
+
+def _answers(config: Config, name: str, able: set[str]) -> bool:
+    """Whether `name` can answer with the engines in `able`: enough members for the quorum, and its judge."""
+    if name in config.models:
+        return name in able
+    fusion = config.fusions[name]
+    candidates = sum(member.samples for member in fusion.panel if _answers(config, member.model, able))
+    judges = [other for path, other in named_by(fusion) if path[0] != "panel"]
+    return candidates >= fusion.quorum and all(_answers(config, judge, able) for judge in judges)
