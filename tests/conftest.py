@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from local_fusion.config.schema import EngineSettings, ModelConfig
-from local_fusion.engines.command import EngineCommand, engine_command
+from local_fusion.engines.command import EngineCommand, engine_command, with_smaller_cache
+from local_fusion.engines.devices import Claim
 from local_fusion.engines.engine import Engine
 from local_fusion.engines.host import EngineProcess, LocalHost
 from local_fusion.engines.runtime_folder import RuntimeFolder
@@ -72,23 +73,25 @@ def placement(name: str = "qwen", **changes: Any) -> Placement:
 
 @pytest.fixture
 async def make_engine(fake_host: FakeHost, runtime_folder: RuntimeFolder) -> AsyncIterator[MakeEngine]:
-    """`make_engine("qwen", Script(...), settings=…, clock=…)`: an engine, not started; stopped after the test."""
+    """`make_engine("qwen", Script(...), settings=…, placed=…)`: an engine, not started; stopped after the test."""
     engines: list[Engine] = []
 
     def make(
         name: str = "qwen",
         *scripts: Script,
         settings: EngineSettings = EngineSettings(stop_seconds=1),  # noqa: B008 - frozen
+        placed: Placement | None = None,
         **options: Any,
     ) -> Engine:
         if scripts:
             fake_host.scripts[name] = list(scripts)
         socket = runtime_folder.socket(name)
-        command = engine_command(
-            placement(name), ModelConfig(source="x"), socket=socket, python="python", environ=os.environ
-        )
-        log = runtime_folder.log(name)
-        engine = Engine(name, command, socket=socket, log=log, host=fake_host, settings=settings, **options)
+        placed = placed or placement(name)
+        model = ModelConfig(source="x")
+        command = engine_command(placed, model, socket=socket, python="python", environ=os.environ)
+        smaller = with_smaller_cache(placed, model, socket=socket, python="python", environ=os.environ)
+        options = {"log": runtime_folder.log(name), "smaller": smaller, "claim": Claim.of(placed), **options}
+        engine = Engine(name, command, socket=socket, host=fake_host, settings=settings, **options)
         engines.append(engine)
         return engine
 

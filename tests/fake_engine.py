@@ -1,7 +1,8 @@
 """A process that speaks vLLM's HTTP dialect over a Unix socket and misbehaves as its script says.
 
-Run as `python fake_engine.py --uds SOCKET --served-model-name NAME [--max-model-len N]` with the script as JSON in
-`FAKE_ENGINE`. A token is a word with the space before it; its id is a checksum of the word.
+Run as `python fake_engine.py --uds SOCKET --served-model-name NAME [--max-model-len N] [--enable-sleep-mode]` with the
+script as JSON in `FAKE_ENGINE`. A token is a word with the space before it; its id is a checksum of the word.
+What it holds is booked in the ledger `FAKE_LEDGER`, if there is one (`tests/ledger.py`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import math
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import zlib
@@ -24,6 +26,7 @@ from typing import Any
 if __name__ != "__main__":  # the program itself imports it later, so that crashing at the start is quick
     from local_fusion.engines.command import EngineCommand
     from local_fusion.engines.host import EngineHost, EngineProcess
+    from tests.ledger import Ledger
 
 
 @dataclass
@@ -51,7 +54,20 @@ class Script:
     reject: list[Any] | None = None  # [status, message] for chat completions
     reject_warm_up: list[Any] | None = None  # [status, message] for text completions, the first of which is the warm-up
     token_seconds: float = 0.0
-    metrics: str = ""  # what /metrics shows beside the number of running requests
+    metrics: str = ""  # what /metrics shows beside the number of running requests and of steps
+    steps_while_silent: bool = False  # its core takes a step between any two looks, as in a very long prompt
+    half_close_after_tokens: int | None = None  # shut down the sending half of the connection, and hold the other
+    sleep_seconds: float = 0.0
+    wake_seconds: float = 0.0  # for each of weights and KV cache
+    reload_seconds: float = 0.0  # reading the weights again after level 2
+    fail_sleep: str | None = (
+        None  # "error": status 500; "hang"; "insomnia": says yes, stays awake; "hold": keeps memory
+    )
+    fail_wake: str | None = None  # "error": out of memory, says vLLM, and lives on; "exit": and ends; "hang"
+    die_asleep: bool = False  # exit as soon as the answer to /sleep is sent
+    awake_bytes: int = 0  # booked for each of `devices`, or of CUDA_VISIBLE_DEVICES
+    sleeping_bytes: int = 0
+    devices: list[int] | None = None
 
     def dumps(self) -> str:
         return json.dumps(asdict(self))
@@ -76,14 +92,23 @@ class FakeEngine:
         self.script = script
         self.limit = max_model_len
         self.polls = 0
+        self.steps = 0
         self.vocabulary: dict[int, str] = {}
+        self.running = 0
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self.going = asyncio.Event()  # cleared while the scheduler is paused: new requests wait
+        self.going.set()
+        self.aborting = asyncio.Event()
+        self.sleeping: set[str] = set()
+        self.weights_are_there = True
 
     def record(self, **entry: Any) -> None:
         if self.script.record:
             with open(self.script.record, "a", encoding="utf-8") as file:
                 file.write(json.dumps(entry) + "\n")
 
-    def serve(self, socket: str) -> None:
+    def serve(self, path: str) -> None:
         from aiohttp import web
 
         app = web.Application(client_max_size=64 * 1024**2)
@@ -94,9 +119,16 @@ class FakeEngine:
         app.router.add_post("/v1/chat/completions", self.chat)
         app.router.add_post("/v1/completions", self.completions)
         app.router.add_post("/v1/embeddings", self.embeddings)
+        if os.environ.get("VLLM_SERVER_DEV_MODE") == "1":
+            app.router.add_post("/sleep", self.sleep)
+            app.router.add_post("/wake_up", self.wake_up)
+            app.router.add_get("/is_sleeping", self.is_sleeping)
+            app.router.add_post("/collective_rpc", self.collective_rpc)
+            app.router.add_post("/reset_prefix_cache", self.reset_prefix_cache)
+        self.book(self.script.awake_bytes)
         web.run_app(
             app,
-            path=socket,
+            path=path,
             print=None,
             handle_signals=not self.script.ignore_sigterm,
             handler_cancellation=True,
@@ -110,6 +142,83 @@ class FakeEngine:
         well = self.polls > self.script.sick_polls and not self.script.never_healthy
         return web.Response(status=200 if well else 503)
 
+    def book(self, size: int) -> None:
+        """Hold so many bytes of each device; too many are the end."""
+        if path := os.environ.get("FAKE_LEDGER"):
+            sys.path.insert(0, str(Path(__file__).parents[1]))
+            from tests.ledger import Ledger
+
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES") or "0"
+            devices = self.script.devices or [int(device) for device in visible.split(",")]
+            Ledger(Path(path)).book(dict.fromkeys(devices, size), name=self.name)
+
+    async def sleep(self, request: Any) -> Any:
+        from aiohttp import web
+
+        level, mode = int(request.query.get("level", "1")), request.query.get("mode", "abort")
+        self.record(event="control", path=request.path_qs)
+        self.going.clear()
+        if mode == "abort":
+            self.aborting.set()
+        await self.idle.wait()
+        self.aborting.clear()
+        if self.script.fail_sleep == "error":
+            return web.Response(status=500, text="Internal Server Error")
+        if self.script.fail_sleep == "hang":
+            await asyncio.Event().wait()
+        if self.script.fail_sleep == "insomnia":
+            self.going.set()
+        else:
+            await asyncio.sleep(self.script.sleep_seconds)
+            self.sleeping = {"weights", "kv_cache"}
+            self.weights_are_there = level == 1
+            if self.script.fail_sleep != "hold":
+                self.book(self.script.sleeping_bytes)
+        if self.script.die_asleep:
+            asyncio.get_running_loop().call_later(0.1, os._exit, 9)
+        return web.json_response({"status": "sleeping", "level": level})
+
+    async def wake_up(self, request: Any) -> Any:
+        from aiohttp import web
+
+        tags = request.query.getall("tags", []) or ["weights", "kv_cache"]
+        self.record(event="control", path=request.path_qs)
+        if self.script.fail_wake == "hang":
+            await asyncio.Event().wait()
+        if self.script.fail_wake in ("error", "exit"):
+            print("RuntimeError: CUDA Error: out of memory at /workspace/csrc/cumem_allocator.cpp:139", file=sys.stderr)
+            if self.script.fail_wake == "exit":
+                os._exit(1)
+            return web.Response(status=500, text="Internal Server Error")
+        self.book(self.script.awake_bytes)
+        await asyncio.sleep(self.script.wake_seconds)
+        self.sleeping -= set(tags)
+        if not self.sleeping:
+            self.going.set()
+        return web.json_response({"status": "sleeping" if self.sleeping else "awake", "tags": tags})
+
+    async def is_sleeping(self, request: Any) -> Any:
+        from aiohttp import web
+
+        return web.json_response({"is_sleeping": bool(self.sleeping) or not self.going.is_set()})
+
+    async def collective_rpc(self, request: Any) -> Any:
+        from aiohttp import web
+
+        method = (await request.json())["method"]
+        self.record(event="control", path=f"{request.path}: {method}")
+        if method != "reload_weights" or "weights" in self.sleeping:
+            return web.Response(status=500, text="Internal Server Error")
+        await asyncio.sleep(self.script.reload_seconds)
+        self.weights_are_there = True
+        return web.json_response({"results": [None]})
+
+    async def reset_prefix_cache(self, request: Any) -> Any:
+        from aiohttp import web
+
+        self.record(event="control", path=request.path)
+        return web.json_response({"success": not self.running})  # as vLLM, which keeps what running calls use
+
     async def models(self, request: Any) -> Any:
         from aiohttp import web
 
@@ -121,7 +230,10 @@ class FakeEngine:
 
         if self.script.hang:
             await asyncio.Event().wait()
-        return web.Response(text=f'vllm:num_requests_running{{engine="0"}} 0.0\n{self.script.metrics}')
+        self.steps += self.script.steps_while_silent
+        labels = f'{{engine="0",model_name="{self.name}"}}'
+        counted = f"vllm:iteration_tokens_total_count{labels} {self.steps}.0\n"
+        return web.Response(text=f'vllm:num_requests_running{{engine="0"}} 0.0\n{counted}{self.script.metrics}')
 
     async def tokenize(self, request: Any) -> Any:
         from aiohttp import web
@@ -140,6 +252,7 @@ class FakeEngine:
     async def completions(self, request: Any) -> Any:
         from aiohttp import web
 
+        await self.going.wait()
         if self.script.reject_warm_up:
             return self.error(*self.script.reject_warm_up)
         choice = {"index": 0, "text": " world", "finish_reason": "length", "logprobs": None}
@@ -157,6 +270,9 @@ class FakeEngine:
 
         body = await request.json()
         self.record(event="request", path=request.path, body=body)
+        await self.going.wait()  # as vLLM's scheduler, which queues what comes while it is paused
+        self.running += 1
+        self.idle.clear()
         try:
             if self.script.hang:
                 await asyncio.Event().wait()
@@ -190,6 +306,10 @@ class FakeEngine:
         except (asyncio.CancelledError, ConnectionResetError):
             self.record(event="disconnected")
             raise
+        finally:
+            self.running -= 1
+            if not self.running:
+                self.idle.set()
 
     def answer(self, body: dict[str, Any], index: int) -> tuple[list[str], str]:
         """The tokens of sample `index`, and why it ends."""
@@ -203,6 +323,8 @@ class FakeEngine:
                     reply = text
                     break
         text = reply if isinstance(reply, str) else reply[index % len(reply)]
+        if not self.weights_are_there:
+            text = " ".join("garbage" for _ in words(text))
         tokens = words(text)
         limit = body.get("max_tokens")
         return (tokens[:limit], "length") if limit is not None and len(tokens) > limit else (tokens, "stop")
@@ -233,6 +355,13 @@ class FakeEngine:
                 chunk.pop("usage")
             await response.write(event({"id": "chatcmpl-fake", "object": "chat.completion.chunk", **chunk}))
             said += written
+            self.steps += written
+            if self.aborting.is_set():
+                break
+            if said == self.script.half_close_after_tokens:
+                request.transport.get_extra_info("socket").shutdown(socket.SHUT_WR)
+                self.record(event="half closed")
+                await asyncio.Event().wait()
             if said == self.script.die_after_tokens:
                 os._exit(70)
             if said == self.script.cut_after_tokens:
@@ -244,7 +373,12 @@ class FakeEngine:
                 return response
             if said == self.script.hold_after_tokens:
                 self.record(event="holding")
-                await asyncio.Event().wait()
+                await self.aborting.wait()
+                break
+        if self.aborting.is_set():
+            for index in range(body.get("n") or 1):
+                choice = {"index": index, "delta": {}, "logprobs": None, "finish_reason": "abort"}
+                await response.write(event({"choices": [choice], "usage": usage(prompt_tokens, said)}))
         if options.get("include_usage"):
             await response.write(event({"choices": [], "usage": usage(prompt_tokens, said)}))
         await response.write(b"data: [DONE]\n\n")
@@ -312,14 +446,19 @@ class FakeHost:
     """An `EngineHost` that runs the fake engine wherever vLLM is asked for.
 
     `scripts` gives each engine's script, or a list of them: one for each start, the last for all further ones.
+    Engines book what they hold in `ledger`.
     """
 
-    def __init__(self, host: EngineHost, scripts: dict[str, Script | list[Script]] | None = None) -> None:
+    def __init__(
+        self, host: EngineHost, scripts: dict[str, Script | list[Script]] | None = None, ledger: Ledger | None = None
+    ) -> None:
         self._host = host
+        self.ledger = ledger
         self.python = sys.executable
         self.scripts = scripts or {}
         self.starts: dict[str, int] = {}
         self.pids: dict[str, list[int]] = {}
+        self.commands: dict[str, list[EngineCommand]] = {}
 
     async def start(self, command: EngineCommand, *, name: str, log: Path) -> EngineProcess:
         turn = self.starts.get(name, 0)
@@ -328,8 +467,11 @@ class FakeHost:
         script = scripts if isinstance(scripts, Script) else scripts[min(turn, len(scripts) - 1)]
         argv = (self.python, __file__, *vllm_options(command.argv))
         env = {**command.env, "FAKE_ENGINE": script.dumps()}
+        if self.ledger is not None:
+            env["FAKE_LEDGER"] = str(self.ledger.path)
         process = await self._host.start(EngineCommand(argv, env), name=name, log=log)
         self.pids.setdefault(name, []).append(process.pid)
+        self.commands.setdefault(name, []).append(command)
         return process
 
 

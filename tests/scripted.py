@@ -74,8 +74,8 @@ class Scripted:
         emit(CallEnded(self._call(request, 1, None)))
         return {labels[0]: first, labels[1]: 1 - first}
 
-    async def measure(self, messages: tuple[Message, ...]) -> Room:
-        return Room(sum(len(message.content.split()) for message in messages), self.limit)
+    async def measure(self, request: ChatRequest) -> Room:
+        return Room(sum(len(message.content.split()) for message in request.messages), self.limit)
 
     def expecting(self, request: ChatRequest) -> AbstractContextManager[None]:
         return nullcontext()

@@ -39,6 +39,9 @@ GpusOption = Annotated[
         help="Plan for this rig instead of this machine: 4x24GiB,1x48GiB or 2xRTX4090,ram=256GiB or cpu:64GiB.",
     ),
 ]
+PlotOption = Annotated[
+    Path | None, typer.Option("--plot", help="Draw it into this file, a .png or .svg.", dir_okay=False)
+]
 
 
 def _show_version(wanted: bool) -> None:
@@ -105,25 +108,67 @@ def plan(
     config: ConfigOption = None,
     gpus: GpusOption = None,
     as_json: JsonOption = False,
-    plot: Annotated[
-        Path | None, typer.Option("--plot", help="Draw it into this file, a .png or .svg.", dir_okay=False)
-    ] = None,
+    plot: PlotOption = None,
     explain: Annotated[bool, typer.Option("--explain", help="Say for each model why it is not elsewhere.")] = False,
 ) -> None:
     """What fits where, with how much context and concurrency, and what would make the rest fit; nothing is started.
 
-    Exit code 1 if a model fits nowhere; 0 also where models fit only in turns, which `serve` does not start so far.
+    Exit code 1 if a model fits nowhere; 0 also where some models fit only in turns.
     """
-    if plot is not None:
-        from local_fusion.cli.plan_plot import SUFFIXES
-
-        if plot.suffix.lower() not in SUFFIXES:
-            raise typer.BadParameter(f"--plot draws a {' or a '.join(SUFFIXES)}, not '{plot.name}'")
-        if not plot.absolute().parent.is_dir():
-            raise typer.BadParameter(f"--plot: there is no folder {plot.absolute().parent}")
+    _must_be_drawable(plot)
     from local_fusion.cli.plan import PlanOptions, run_plan
 
     raise typer.Exit(run_plan(PlanOptions(config, gpus, as_json, plot, explain)))
+
+
+@app.command()
+def simulate(
+    workload: Annotated[
+        str,
+        typer.Option(
+            "--workload",
+            "-w",
+            metavar="W",
+            help="poisson:0.5/s or batch:200, with ,NAME=VALUE for requests, fusion, prompt and answer (tokens), seed "
+            "and priority (interactive or batch). Or a file with one request a line: "
+            '{"at": 1.5, "model": "quality", "prompt_tokens": 300, "answer_tokens": 200}.',
+        ),
+    ],
+    config: ConfigOption = None,
+    gpus: GpusOption = None,
+    disk_rate: Annotated[
+        str | None, typer.Option("--disk-rate", metavar="BYTES", help="What the disk reads a second, such as 500MB.")
+    ] = None,
+    as_json: JsonOption = False,
+    plot: PlotOption = None,
+) -> None:
+    """How requests would go on a rig: waits, swaps and what is busy, in virtual time; nothing is started.
+
+    The scheduler and the fusions are the real ones, the engines' speeds are modelled. Exit code 1 if a request failed.
+    """
+    _must_be_drawable(plot)
+    from local_fusion.cli.simulate import SimulateOptions, run_simulate
+    from local_fusion.config.quantities import parse_bytes
+
+    try:
+        rate = None if disk_rate is None else parse_bytes(disk_rate)
+    except ValueError as error:
+        raise typer.BadParameter(f"--disk-rate: {error}") from None
+    if rate == 0:
+        raise typer.BadParameter("--disk-rate: a disk that reads nothing loads nothing")
+    raise typer.Exit(run_simulate(SimulateOptions(config, gpus, workload, as_json, plot, rate)))
+
+
+def _must_be_drawable(plot: Path | None) -> None:
+    """Raises `BadParameter` for a picture of a kind that we do not draw, or in a folder that is not there."""
+    from local_fusion.cli.plan_plot import SUFFIXES
+
+    if plot is None:
+        return
+    if plot.suffix.lower() not in SUFFIXES:
+        raise typer.BadParameter(f"--plot draws a {' or a '.join(SUFFIXES)}, not '{plot.name}'")
+    if not plot.absolute().parent.is_dir():
+        raise typer.BadParameter(f"--plot: there is no folder {plot.absolute().parent}")
 
 
 @app.command()

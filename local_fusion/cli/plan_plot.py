@@ -46,7 +46,7 @@ def require_matplotlib() -> None:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise SetupError(
-            f"a plan is drawn with matplotlib, which cannot be used here ({error})",
+            f"pictures are drawn with matplotlib, which cannot be used here ({error})",
             hint="pip install 'local-fusion[plot]'",
         ) from None
 

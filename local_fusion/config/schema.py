@@ -105,7 +105,7 @@ Judge = Annotated[Reference, BeforeValidator(_named)]
 
 
 class Deadlines(Strict):
-    """Seconds after which a stage is cut short; waiting for an engine to start or wake counts."""
+    """Seconds after which a stage is cut short; waiting for an engine to start or wake counts. None for batch."""
 
     panel: Seconds = 600
     judge: Seconds = 300

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from local_fusion.core.chat import ChatRequest, Message
+from local_fusion.core.chat import ChatRequest
 from local_fusion.core.records import CallRecord, Candidate, Failure, Trim, Usage, Verdict
 
 if TYPE_CHECKING:
@@ -91,8 +91,8 @@ class ChatModel(Protocol):
         """Probability of each of `labels` being the answer's first token, normalised over them: one forward pass."""
         ...
 
-    async def measure(self, messages: tuple[Message, ...]) -> Room:
-        """How long `messages` are for this model, and how long they may be."""
+    async def measure(self, request: ChatRequest) -> Room:
+        """How long the messages of `request` are for this model, and how long they may be."""
         ...
 
     def expecting(self, request: ChatRequest) -> AbstractContextManager[None]:

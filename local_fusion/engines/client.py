@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
@@ -68,19 +69,19 @@ class Tokenized:
 class ForwardedResponse:
     """An engine's answer as it came: status, headers, and the raw bytes of the body, once."""
 
-    def __init__(self, response: aiohttp.ClientResponse, name: str) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, client: EngineClient) -> None:
         self.status = response.status
         self.headers = response.headers.copy()
         for header in _HOP_HEADERS:
             self.headers.popall(header, None)
         self._response = response
-        self._name = name
+        self._client = client
 
     async def body(self) -> AsyncGenerator[bytes, None]:
         """The body in pieces as they arrive. Raises `EngineDied` where it ends too early; closing it gives up."""
         try:
-            with _translated(self._name):
-                async for piece in self._response.content.iter_any():
+            with self._client.translated():
+                async for piece in self._client.hearing(self._response):
                     yield piece
         finally:
             self.close()
@@ -88,16 +89,26 @@ class ForwardedResponse:
     def close(self) -> None:
         """Drop the connection unless the body was read to its end; that aborts the engine's work."""
         self._response.close()
+        self._client.ended(self._response)
 
 
 class EngineClient:
-    """A connection pool to the engine called `name` that listens on `socket`."""
+    """A connection pool to the engine called `name` that listens on `socket`.
+
+    `heard` grows with every piece of an answer to a call. What the engine is told by `control` is no call.
+    """
 
     def __init__(self, socket: Path, name: str) -> None:
         self.name = name
+        self.heard = 0
+        self._calls = 0
+        self._answers: set[aiohttp.ClientResponse] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._socket = socket
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
+        self._given_up: str | None = None
 
     async def chat_stream(self, payload: Mapping[str, Any]) -> AsyncGenerator[Chunk, None]:
         """Stream a chat completion (`payload` as OpenAI's, without the streaming options).
@@ -108,7 +119,7 @@ class EngineClient:
         options = {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}
         async with self._open("POST", "/v1/chat/completions", {**payload, **options}) as response:
             finished = False
-            async for data in _events(response.content.iter_any()):
+            async for data in _events(self.hearing(response)):
                 if data == b"[DONE]":
                     finished = True
                     continue
@@ -134,9 +145,9 @@ class EngineClient:
         answer = await self.complete({"model": self.name, **payload}, "/tokenize")
         return Tokenized(answer["count"], answer["max_model_len"], tuple(answer["tokens"]))
 
-    async def healthy(self) -> bool:
-        """Whether the engine says that it is well; False for anything else."""
-        timeout = aiohttp.ClientTimeout(total=_HEALTH_SECONDS)
+    async def healthy(self, within: float = _HEALTH_SECONDS) -> bool:
+        """Whether the engine says `within` so many seconds that it is well; False for anything else."""
+        timeout = aiohttp.ClientTimeout(total=within)
         try:
             async with self._opened().get("/health", timeout=timeout) as response:
                 return response.status == 200
@@ -149,24 +160,59 @@ class EngineClient:
         Raises `EngineUnavailable` or `EngineDied`; an error that the engine answers with is passed on, not raised.
         """
         passed = {key: value for key, value in headers.items() if key.lower() not in _HOP_HEADERS}
-        with _translated(self.name):
+        with self._unanswered(), self.translated():
             response = await self._opened().request(method, path, headers=passed, data=body or None)
-        return ForwardedResponse(response, self.name)
+            self._began(response)
+        return ForwardedResponse(response, self)
 
     async def metrics(self) -> str:
         """The engine's metrics in Prometheus's text format.
 
         Raises `EngineUnavailable`, `EngineDied` or `EngineRejected`.
         """
-        response = await self.forward("GET", "/metrics", {}, b"")
-        text = b"".join([piece async for piece in response.body()]).decode(errors="replace")
+        with self.translated():
+            async with self._opened().get("/metrics") as response:
+                text = (await response.read()).decode(errors="replace")
         if response.status != 200:
             raise EngineRejected(f"{self.name} does not show its metrics", engine_status=response.status)
         return text
 
-    async def aclose(self) -> None:
-        """Close all connections, for good: every later call raises `EngineUnavailable`."""
+    async def control(self, method: str, path: str, payload: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Tell the engine what to do with itself, or ask; {} where it has nothing to say.
+
+        Raises as `complete` does, for a status of 400 or more too.
+        """
+        with self.translated():
+            async with self._opened().request(method, path, json=payload) as response:
+                body = await response.read()
+        if response.status >= 400:
+            # Outside of OpenAI's dialect errors are texts (`Internal Server Error`) or FastAPI's own objects.
+            said = body[:500].decode(errors="replace")
+            raise EngineRejected(
+                f"{self.name} answered {path} with status {response.status}: {said}", engine_status=response.status
+            )
+        return _parsed(body, self.name) if body else {}
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that are not answered to their end."""
+        return self._calls + len(self._answers)
+
+    async def idle(self) -> None:
+        """Wait until no call is in flight."""
+        while self.in_flight:
+            await self._idle.wait()
+
+    async def aclose(self, because: str | None = None) -> None:
+        """Close all connections, for good: every later call raises `EngineUnavailable`, those in flight `EngineDied`.
+
+        `because` is what these are told: `was killed after …`.
+        """
         self._closed = True
+        self._given_up = self._given_up or because
+        for response in self._answers:
+            # aiohttp (3.14) closes the connection of an answer that is being read, and does not tell the reader.
+            response.content.set_exception(aiohttp.ClientConnectionError("the connection was closed"))
         if self._session is not None:
             await self._session.close()
             self._session = None
@@ -188,24 +234,61 @@ class EngineClient:
     @asynccontextmanager
     async def _open(self, method: str, path: str, payload: Mapping[str, Any]) -> AsyncIterator[aiohttp.ClientResponse]:
         """A response that the engine gave with success; anything else is raised as ours."""
-        with _translated(self.name):
-            async with self._opened().request(method, path, json=payload) as response:
-                if response.status >= 400:
-                    raise _rejection(_parsed(await response.read(), self.name), response.status, self.name)
-                yield response
+        with self.translated():
+            with self._unanswered():
+                response = await self._opened().request(method, path, json=payload)
+                self._began(response)
+            try:
+                async with response:
+                    if response.status >= 400:
+                        raise _rejection(_parsed(await response.read(), self.name), response.status, self.name)
+                    yield response
+            finally:
+                self.ended(response)
+
+    async def hearing(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+        """The pieces of an answer as they arrive."""
+        async for piece in response.content.iter_any():
+            self.heard += 1
+            yield piece
+
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        """Raises what goes wrong with a connection as ours."""
+        try:
+            yield
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise EngineUnavailable(f"{self.name} does not accept connections: {error}", hint=_HINT) from error
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            why = self._given_up or f"went away in the middle of a call: {error!r}"
+            raise EngineDied(f"{self.name} {why}", hint=_HINT) from error
+
+    def ended(self, response: aiohttp.ClientResponse) -> None:
+        """Nobody reads that answer any longer."""
+        self._answers.discard(response)
+        self._rest()
+
+    @contextmanager
+    def _unanswered(self) -> Iterator[None]:
+        """A call is in flight, and there is no answer to it yet."""
+        self._calls += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._calls -= 1
+            self._rest()
+
+    def _began(self, response: aiohttp.ClientResponse) -> None:
+        self.heard += 1
+        self._answers.add(response)
+
+    def _rest(self) -> None:
+        if not self.in_flight:
+            self._idle.set()
 
 
 _HINT = "Try again; GET /ready says how the engine is."
-
-
-@contextmanager
-def _translated(name: str) -> Iterator[None]:
-    try:
-        yield
-    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-        raise EngineUnavailable(f"{name} does not accept connections: {error}", hint=_HINT) from error
-    except (aiohttp.ClientError, OSError, TimeoutError) as error:
-        raise EngineDied(f"{name} went away in the middle of a call: {error!r}", hint=_HINT) from error
 
 
 async def _events(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

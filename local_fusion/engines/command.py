@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
+from math import ceil
 from pathlib import Path
 
+from local_fusion.config.quantities import format_bytes
 from local_fusion.config.schema import ModelConfig
 from local_fusion.planner.plan import Placement
 
@@ -22,6 +24,8 @@ _SECRET_ENDINGS = ("_API_KEY", "_TOKEN", "_SECRET", "_PASSWORD", "_ACCESS_KEY", 
 _STRUCTURED_OUTPUTS = json.dumps({"backend": "guidance", "disable_any_whitespace": True})
 
 _NOMINAL_KV_BYTES = 1024**2
+_SLEEP = "--enable-sleep-mode"
+_DEVELOPMENT = "VLLM_SERVER_DEV_MODE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +35,38 @@ class EngineCommand:
     argv: tuple[str, ...]
     env: Mapping[str, str]
 
+    @property
+    def sleeps(self) -> bool:
+        """Whether the engine can be told to sleep."""
+        return _SLEEP in self.argv
+
+
+@dataclass(frozen=True, slots=True)
+class SmallerCache:
+    """How to run an engine that ran out of memory: a command that takes `saved_bytes` less, and what to say of it."""
+
+    command: EngineCommand
+    saved_bytes: int
+    note: str
+
 
 def engine_command(
-    placement: Placement, model: ModelConfig, *, socket: Path, python: str, environ: Mapping[str, str]
+    placement: Placement,
+    model: ModelConfig,
+    *,
+    socket: Path,
+    python: str,
+    environ: Mapping[str, str],
+    sleeps: bool | None = None,
 ) -> EngineCommand:
     """How to run vLLM for `placement`, listening on `socket`.
 
     `python` is the interpreter that has vLLM; `environ` is passed on without secrets and without what would overrule
-    the placement. Threads of a CPU engine are bound to `placement.cores`; with no cores named, vLLM chooses.
+    the placement. Threads of a CPU engine are bound to `placement.cores`; with no cores named, vLLM chooses. With
+    `sleeps` it can be told to sleep (by default where that is what the placement does to make room).
     """
+    if sleeps is None:
+        sleeps = placement.asleep in ("level 1", "level 2")
     on_cpu = placement.kind == "cpu"
     eager = on_cpu if model.eager is None else model.eager
     argv = [python, "-m", "vllm.entrypoints.openai.api_server"]
@@ -65,10 +92,16 @@ def engine_command(
         argv += ["--chat-template", model.chat_template]
     if model.trust_remote_code:
         argv += ["--trust-remote-code"]
+    if sleeps:
+        argv += [_SLEEP]
     argv += model.extra_args
     env = {name: value for name, value in environ.items() if not name.endswith(_SECRET_ENDINGS)} | _OFFLINE
     # vLLM never removes the sockets between its processes; where ours is they go with the folder.
     env["VLLM_RPC_BASE_PATH"] = str(socket.parent)
+    env.pop(_DEVELOPMENT, None)
+    if sleeps:
+        # Opens the paths for sleeping and waking; `moving.py` says why nobody else can use them.
+        env[_DEVELOPMENT] = "1"
     if on_cpu:
         env.pop("VLLM_CPU_KVCACHE_SPACE", None)  # would win over the explicit bytes
         if placement.cores:
@@ -81,6 +114,42 @@ def engine_command(
         env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
         env["CUDA_VISIBLE_DEVICES"] = ",".join(str(device) for device in placement.devices)
     return EngineCommand(tuple(argv), env)
+
+
+def smaller_cache(placement: Placement) -> Placement | None:
+    """The placement with three quarters of its KV cache, but not less than one request of its context needs.
+
+    None where that is no less.
+    """
+    size, requests = placement.kv_cache_bytes, placement.max_concurrent_requests
+    if requests <= 1:
+        return None
+    smaller = max(size * 3 // 4, ceil(size / requests))
+    if smaller >= size:
+        return None
+    return replace(placement, kv_cache_bytes=smaller, max_concurrent_requests=requests * smaller / size)
+
+
+def with_smaller_cache(
+    placement: Placement,
+    model: ModelConfig,
+    *,
+    socket: Path,
+    python: str,
+    environ: Mapping[str, str],
+    sleeps: bool | None = None,
+) -> SmallerCache | None:
+    """How to run the engine after it has run out of memory; None where its KV cache cannot be smaller.
+
+    The parameters are those of `engine_command`.
+    """
+    smaller = smaller_cache(placement)
+    if smaller is None:
+        return None
+    command = engine_command(smaller, model, socket=socket, python=python, environ=environ, sleeps=sleeps)
+    before, after = placement.kv_cache_bytes, smaller.kv_cache_bytes
+    lowered = f"KV cache lowered from {format_bytes(before)} to {format_bytes(after)} after running out of memory twice"
+    return SmallerCache(command, before - after, lowered)
 
 
 def core_list(cores: Iterable[int]) -> str:

@@ -1,44 +1,54 @@
-"""One engine and its single owner: a task that alone starts, watches, restarts and stops the process."""
+"""One engine and its single owner: a task that alone starts, watches, moves, restarts and stops the process."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from local_fusion.config.schema import EngineSettings
 from local_fusion.engines.client import EngineClient
-from local_fusion.engines.command import EngineCommand
-from local_fusion.engines.host import EngineHost, EngineProcess
-from local_fusion.engines.log_causes import Cause, likely_cause
+from local_fusion.engines.clock import REAL_TIME, Clock
+from local_fusion.engines.command import EngineCommand, SmallerCache
+from local_fusion.engines.devices import Claim, DeviceGone
+from local_fusion.engines.host import EngineHost
+from local_fusion.engines.life import Frame, Life, Over
+from local_fusion.engines.log_causes import Cause
+from local_fusion.engines.moving import Level
+from local_fusion.engines.orders import Run, Stopped
+from local_fusion.engines.racing import first
+from local_fusion.engines.recovery import End, GivenUp, Record, after
 from local_fusion.errors import (
     EngineError,
-    EngineRejected,
     EngineStartFailed,
     EngineUnavailable,
     LocalFusionError,
-    RequestError,
-    SetupError,
+    MemoryTaken,
 )
 
-State = Literal["stopped", "starting", "awake", "backing_off", "broken", "stopping"]
+State = Literal[
+    "stopped", "starting", "awake", "falling_asleep", "asleep", "waking", "backing_off", "broken", "stopping"
+]
 
 _logger = logging.getLogger(__name__)
 
-_POLL_SECONDS = 0.1
-_LOG_TAIL_BYTES = 128 * 1024
-_LONGEST_BACKOFF = 60.0
-# An engine that has been awake for so long starts again with a clean record.
-_FORGIVEN_AFTER = 300.0
+_LINES_SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True)
 class EngineSnapshot:
-    """An engine at one moment. `since` is when it took this state (seconds since the epoch)."""
+    """An engine at one moment. `since` is when it took this state (seconds since the epoch).
+
+    `level` is how deep it sleeps, on the way there and back too. The seconds are those of its last start, sleep and
+    wake. `restarts` after failures are counted over all runs. `note` says what is not as planned; `log_tail` are its
+    last lines where it failed.
+    """
 
     name: str
     state: State
@@ -48,33 +58,14 @@ class EngineSnapshot:
     restarts: int = 0
     last_error: str | None = None
     seconds_to_ready: float | None = None
+    level: Level | None = None
+    note: str | None = None
+    seconds_to_sleep: float | None = None
+    seconds_to_wake: float | None = None
+    log_tail: str | None = None
 
 
 Listener = Callable[[EngineSnapshot], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Clock:
-    """Time as an engine sees it, replaceable in tests: seconds, monotonic; and sleeping."""
-
-    now: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-
-
-REAL_TIME = Clock()
-
-
-@dataclass(slots=True)
-class _Run:
-    """What lies between a `start` and its `stop`: who waits for the engine, and whether the end was asked for."""
-
-    stop_asked: asyncio.Event = field(default_factory=asyncio.Event)
-    waiters: set[asyncio.Future[EngineClient]] = field(default_factory=set)
-    owner: asyncio.Task[None] | None = None
-    client: EngineClient | None = None
-
-    def goes_on(self) -> bool:
-        return not self.stop_asked.is_set() and self.owner is not None and not self.owner.done()
 
 
 class Engine:
@@ -90,24 +81,28 @@ class Engine:
         host: EngineHost,
         settings: EngineSettings,
         devices: tuple[int, ...] = (),
+        claim: Claim = Claim(),  # noqa: B008 - frozen
+        smaller: SmallerCache | None = None,
         clock: Clock = REAL_TIME,
     ) -> None:
         self.name = name
         self._command = command
-        self._socket = socket
-        self._log = log
-        self._host = host
-        self._settings = settings
-        self._clock = clock
-        self._snapshot = EngineSnapshot(name, "stopped", time.time(), devices)
+        self._smaller = smaller
+        self._frame = Frame(name, socket, log, host, settings, claim, clock)
+        self._snapshot = EngineSnapshot(name, "stopped", time.time(), devices or claim.devices)
         self._listeners: list[Listener] = []
         self._failure: EngineError | None = None
-        self._run = _Run()
+        self._run = Run()
 
     @property
     def snapshot(self) -> EngineSnapshot:
         """The engine as it is now, for display."""
         return self._snapshot
+
+    @property
+    def can_sleep(self) -> bool:
+        """Whether it can sleep at all; else it can only be stopped."""
+        return self._command.sleeps
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Call `listener` at every change from now on; returns what ends that."""
@@ -115,28 +110,41 @@ class Engine:
         return lambda: self._listeners.remove(listener)
 
     def start(self) -> None:
-        """Begin to wake up, without waiting. Nothing to do if that has begun; a broken engine gets another chance."""
-        if self._run.goes_on():
-            return
-        before, self._run = self._run.owner, _Run()
-        self._run.owner = asyncio.create_task(self._own(self._run, before), name=f"engine {self.name}")
+        """Begin to become awake, without waiting. Nothing if that has begun; a broken engine gets another chance."""
+        if not self._run.goes_on():
+            before, self._run = self._run.owner, Run()
+            self._run.owner = asyncio.create_task(self._own(self._run, before), name=f"engine {self.name}")
+        elif not self._run.is_wanted():
+            self._run.order("awake")
 
     async def ensure_awake(self) -> EngineClient:
-        """Wait until the engine is awake, through starts and restarts.
+        """Wait until the engine is awake, through starts, restarts, sleep and waking; asks for none of these.
 
-        Raises `EngineStartFailed` if it cannot start, `EngineUnavailable` if it is stopped or keeps crashing.
+        Raises `EngineStartFailed` if it cannot start, `EngineUnavailable` if it is stopped or keeps crashing,
+        `MemoryTaken` if others hold what it needs.
         """
         run = self._run
         if not run.goes_on():
             raise self._why_not()
-        if run.client is not None:
-            return run.client
-        waiter: asyncio.Future[EngineClient] = asyncio.get_running_loop().create_future()
-        run.waiters.add(waiter)
-        try:
-            return await waiter
-        finally:
-            run.waiters.discard(waiter)
+        return run.taking_calls or await run.wait_awake()
+
+    async def wake(self) -> None:
+        """Start it if it is stopped, wake it if it sleeps; returns when it is awake. Raises as `ensure_awake` does."""
+        self.start()
+        await self.ensure_awake()
+
+    async def sleep(self, level: Level) -> None:
+        """Finish the calls in flight and sleep; returns when the memory is free again.
+
+        An engine that fails to sleep is killed, one that is not running is left as it is: their memory is free, too.
+        Raises `EngineError` if the kernel does not end its processes, `ValueError` if it cannot sleep.
+        """
+        if not self.can_sleep:
+            raise ValueError(f"{self.name} was started without vLLM's sleep mode")
+        if self._run.goes_on():
+            await self._run.order("asleep", level)
+        elif self._run.owner is not None:
+            await asyncio.wait({self._run.owner})
 
     async def stop(self) -> None:
         """Stop the engine and wait until none of its processes is left. Any number of callers, any state."""
@@ -149,10 +157,7 @@ class Engine:
         """A new error for each waiter: what a shared one is given on its way up would show up elsewhere."""
         if self._failure is None:
             return EngineUnavailable(f"{self.name} is stopped", hint="It must be started first.")
-        if isinstance(self._failure, EngineStartFailed):
-            failed = self._failure
-            return EngineStartFailed(failed.message, hint=failed.hint, permanent=failed.permanent)
-        return EngineUnavailable(self._failure.message, hint=self._failure.hint)
+        return _copy(self._failure)
 
     def _become(self, state: State, **changes: Any) -> None:
         self._snapshot = replace(self._snapshot, state=state, since=time.time(), **changes)
@@ -162,162 +167,172 @@ class Engine:
             except Exception:  # one that prints to a terminal that is gone must not take the engine with it
                 _logger.exception("%s: a listener failed at the state %s", self.name, state)
 
-    async def _own(self, run: _Run, before: asyncio.Task[None] | None) -> None:
+    async def _own(self, run: Run, before: asyncio.Task[None] | None) -> None:
         """Everything that happens to the engine in one run; nobody else changes its state."""
+        outcome: GivenUp | None = None
+        freed = True
         try:
             if before is not None:
                 await asyncio.wait({before})
             self._failure = None
-            self._become("starting", restarts=0, last_error=None, seconds_to_ready=None)
-            self._failure = await self._keep_awake(run)
+            self._become("starting", last_error=None, log_tail=None)
+            outcome = await self._keep_going(run)
+        except MemoryTaken as taken:
+            outcome = GivenUp("stopped", taken)
         except LocalFusionError as error:  # a process cannot be ended
-            self._failure = EngineUnavailable(error.message, hint=error.hint)
+            outcome, freed = GivenUp("broken", EngineUnavailable(error.message, hint=error.hint)), False
         except Exception as error:
             _logger.exception("%s: its owner failed", self.name)
-            self._failure = EngineUnavailable(f"{self.name}: {error!r}", hint="This is a defect of local-fusion.")
+            hint = "This is a defect of local-fusion."
+            outcome = GivenUp("broken", EngineUnavailable(f"{self.name}: {error!r}", hint=hint))
         finally:
-            if self._failure is None:
-                self._become("stopped", pid=None)
+            run.over = True
+            if outcome is None:
+                self._become("stopped", pid=None, level=None, log_tail=None)
             else:
-                self._become("broken", pid=None, last_error=self._failure.message)
-            self._turn_away(run)
+                self._failure = outcome.failure
+                self._become(outcome.state, pid=None, level=None, last_error=outcome.failure.message)
+            run.close(self._why_not, freed=freed)
 
-    async def _keep_awake(self, run: _Run) -> EngineError | None:
-        """Start, and start again after crashes: None once stop was asked for, else why it is broken."""
-        crashes = 0
+    async def _keep_going(self, run: Run) -> GivenUp | None:
+        """Start, and start again after failures, until nobody wants that (None: it was stopped) or it is hopeless."""
+        record = Record()
         while not run.stop_asked.is_set():
-            cause, awake_for = await self._live(run)
-            if cause is None:
+            end = await self._live(run)
+            if end is None:
                 break
-            crashes = 1 if awake_for >= _FORGIVEN_AFTER else crashes + 1
-            message = f"{self.name} {'crashed' if awake_for else 'did not start'}: {cause.message}"
-            if cause.permanent and not awake_for:
-                return EngineStartFailed(message, hint=cause.hint, permanent=True)
-            if crashes > self._settings.restarts:
-                message += f" ({crashes} times in a row)" if crashes > 1 else ""
-                kind = EngineUnavailable if awake_for else EngineStartFailed
-                return kind(message, hint=cause.hint)
-            self._become("backing_off", pid=None, last_error=message)
-            delay = min(_LONGEST_BACKOFF, 2.0 ** (crashes - 1))
-            await _first(run.stop_asked.wait(), self._clock.sleep(delay))
-            self._become("starting", restarts=self._snapshot.restarts + 1)
+            run.is_gone()
+            next_step = after(
+                end,
+                record,
+                name=self.name,
+                wanted=run.is_wanted(),
+                restarts=self._frame.settings.restarts,
+                can_lower=self._smaller is not None,
+                note=self._snapshot.note,
+            )
+            if isinstance(next_step, GivenUp):
+                self._snapshot = replace(self._snapshot, log_tail=end.log_tail)
+                return next_step
+            record = next_step.record
+            if next_step.lowered:
+                self._lower()
+            if next_step.delay:
+                self._become("backing_off", pid=None, last_error=next_step.message, log_tail=end.log_tail)
+                pause = self._frame.clock.sleep(next_step.delay)
+                await first(run.stop_asked.wait(), run.next_order("asleep"), pause)
+                run.is_gone()
+                if not run.is_wanted():
+                    failure = EngineUnavailable(next_step.message, hint=end.cause.hint)
+                    return GivenUp("stopped", failure)
+            restarts = self._snapshot.restarts + 1
+            self._become(
+                "starting", pid=None, level=None, last_error=next_step.message, restarts=restarts, log_tail=None
+            )
         return None
 
-    async def _live(self, run: _Run) -> tuple[Cause | None, float]:
-        """One process from start to end: why it ended (None if stop was asked for), and seconds it was awake."""
-        log_start = _size(self._log)
-        self._socket.unlink(missing_ok=True)
+    async def _live(self, run: Run) -> End | None:
+        """One process from start to end (None: it was stopped). Raises `MemoryTaken` where there is no room for it."""
+        life: Life | None = None
         try:
-            process = await self._host.start(self._command, name=self.name, log=self._log)
-        except EngineStartFailed as error:
-            return Cause("cannot_run", error.message, error.hint, error.permanent), 0.0
-        except SetupError as error:  # too many processes, a full disk: that may pass
-            return Cause("cannot_run", error.message, error.hint), 0.0
-        self._become("starting", pid=process.pid)
-        client = EngineClient(self._socket, self.name)
-        awake_for = 0.0
-        try:
-            cause = await self._until_ready(run, process, client, log_start)
-            if cause is None and not run.stop_asked.is_set():
-                awake_since = self._clock.now()
-                await _first(run.stop_asked.wait(), process.wait())
-                awake_for = max(self._clock.now() - awake_since, 1e-9)
-                cause = None if run.stop_asked.is_set() else _EXITED
+            async with self._alone(run.unless_stopped):
+                await run.unless_stopped(self._check_memory(frozenset(), asleep=False))
+                life = await Life.begin(self._frame, self._command, run.stop_asked)
+                self._become("starting", pid=life.pid)
+                seconds = await life.until_ready()
+            self._is_awake(run, life, seconds_to_ready=seconds)
+            while True:
+                level = await self._until_asleep(run, life)
+                await self._until_awake(run, life, level)
+        except Stopped:
+            return None
+        except Over as over:
+            if life is None or over.cause is None:
+                return None if over.cause is None else End(over.cause)
+            said = (await life.log_tail()).splitlines()[-_LINES_SHOWN:]
+            return End(over.cause, life.phase, life.awake_for(), "\n".join(said))
         finally:
             run.client = None
-            if run.stop_asked.is_set():
-                self._become("stopping")
-                self._turn_away(run)
-            await client.aclose()
-            await process.stop(self._settings.stop_seconds)
-        if cause is _EXITED:
-            said = await asyncio.to_thread(_tail, self._log, log_start)
-            cause = likely_cause(said, await process.wait())
-        return cause, awake_for
+            if life is not None:
+                if run.stop_asked.is_set():
+                    self._become("stopping")
+                    run.turn_away(self._why_not)
+                await life.end()
 
-    async def _until_ready(
-        self, run: _Run, process: EngineProcess, client: EngineClient, log_start: int
-    ) -> Cause | None:
-        """Wait until the process is awake, or stop is asked for (None), or it is clear that it will not wake up."""
-        began = self._clock.now()
-        limit = self._settings.start_seconds
-        ready = asyncio.create_task(_become_ready(client))
+    def _is_awake(self, run: Run, life: Life, **changes: Any) -> None:
+        life.phase = "awake"
+        run.client = life.client
+        self._become("awake", level=None, **changes)
+        run.answer(life.client)
+
+    async def _until_asleep(self, run: Run, life: Life) -> Level:
+        """Be awake until told to sleep; how deep it sleeps then."""
+        order = await life.unless_over(run.next_order("asleep"))
+        run.client = None
+        self._become("falling_asleep", level=order.level)
+        await life.unless_over(life.client.idle())
+        async with self._alone(life.unless_over):
+            life.phase = "falling_asleep"
+            seconds = await life.fall_asleep(order.level)
+        life.phase = "asleep"
+        self._become("asleep", seconds_to_sleep=seconds)
+        run.fulfilled(order)
+        return order.level
+
+    async def _until_awake(self, run: Run, life: Life, level: Level) -> None:
+        """Sleep until told to wake, and memory allows it."""
+        while True:
+            order = await life.unless_over(run.next_order("awake"))
+            life.phase = "waking"
+            try:
+                async with self._alone(life.unless_over):
+                    await life.unless_over(self._check_memory(life.family(), asleep=True))
+                    self._become("waking", last_error=None)
+                    seconds = await life.wake_up(level)
+            except MemoryTaken as taken:
+                life.phase = "asleep"
+                self._become("asleep", last_error=taken.message)
+                run.turn_away(partial(_copy, taken))
+                continue
+            run.fulfilled(order)
+            self._is_awake(run, life, seconds_to_wake=seconds)
+            return
+
+    @asynccontextmanager
+    async def _alone(self, unless: _Unless) -> AsyncIterator[None]:
+        """No other engine moves on our GPUs meanwhile. Raises what `unless` raises while that has to be waited for."""
+        async with AsyncExitStack() as stack:
+            await unless(stack.enter_async_context(self._frame.claim.alone()))
+            yield
+
+    async def _check_memory(self, ours: frozenset[int], *, asleep: bool) -> None:
+        """Raises `MemoryTaken`, or `Over` for a GPU that is gone."""
+        claim = self._frame.claim
         try:
-            first = await _first(run.stop_asked.wait(), process.wait(), asyncio.wait({ready}), self._clock.sleep(limit))
-            if first == 2 and (error := ready.exception()) is not None:
-                # A dying engine first stops answering; how it ended says more than that.
-                if await _first(process.wait(), self._clock.sleep(self._settings.stop_seconds)) == 0:
-                    return _EXITED
-                return Cause("warm_up_failed", f"it answered its first request with an error: {error}")
-        finally:
-            ready.cancel()
-            await asyncio.wait({ready})
-        if first == 1:
-            return _EXITED
-        if first == 3:
-            said = likely_cause(await asyncio.to_thread(_tail, self._log, log_start), None).message
-            message = f"it was not ready after {limit:g} s; {said}"
-            return Cause("start_timeout", message, "Raise engines.start_seconds.", permanent=True)
-        if first == 2:
-            run.client = client
-            self._become("awake", seconds_to_ready=self._clock.now() - began)
-            for waiter in run.waiters:
-                if not waiter.done():
-                    waiter.set_result(client)
-        return None
+            await claim.check(self.name, asleep=asleep, ours=ours, clock=self._frame.clock)
+        except DeviceGone as gone:
+            hint = "`nvidia-smi` and `dmesg` say more; restarting the machine may bring it back."
+            raise Over(Cause("gpu_gone", str(gone), hint, permanent=True)) from gone
 
-    def _turn_away(self, run: _Run) -> None:
-        for waiter in run.waiters:
-            if not waiter.done():
-                waiter.set_exception(self._why_not())
+    def _lower(self) -> None:
+        """The KV cache is smaller from now on."""
+        smaller, claim = self._smaller, self._frame.claim
+        assert smaller is not None
+        smaller_claim = replace(
+            claim,
+            awake_bytes=claim.awake_bytes - smaller.saved_bytes,
+            pooled_bytes=claim.pooled_bytes - smaller.saved_bytes,
+        )
+        self._command, self._smaller = smaller.command, None
+        self._frame = replace(self._frame, claim=smaller_claim)
+        self._snapshot = replace(self._snapshot, note=smaller.note)
 
 
-_EXITED = Cause("exited", "")
+class _Unless(Protocol):
+    async def __call__(self, work: Coroutine[Any, Any, None], /) -> None: ...
 
 
-async def _become_ready(client: EngineClient) -> None:
-    """Wait until the engine says it is healthy, then have it generate one token: ready means it answered."""
-    while not await client.healthy():
-        await asyncio.sleep(_POLL_SECONDS)
-    try:
-        await client.complete({"model": client.name, "prompt": "Hello", "max_tokens": 1}, "/v1/completions")
-    except RequestError:
-        pass  # it answers, but not with text: an embedding model
-    except EngineRejected as error:
-        if error.engine_status not in (404, 405, 501):
-            raise
-
-
-async def _first(*works: Awaitable[Any]) -> int:
-    """Which of `works` is done first (the earliest in the list, of several); the others are cancelled."""
-    tasks = [asyncio.ensure_future(_awaited(work)) for work in works]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        first = next(index for index, task in enumerate(tasks) if task.done())
-        tasks[first].result()
-        return first
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-
-
-async def _awaited(work: Awaitable[Any]) -> None:
-    await work
-
-
-def _size(log: Path) -> int:
-    try:
-        return log.stat().st_size
-    except FileNotFoundError:
-        return 0
-
-
-def _tail(log: Path, start: int) -> str:
-    """What was logged since `start`, at most the last of it."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(start, _size(log) - _LOG_TAIL_BYTES))
-            return file.read().decode(errors="replace")
-    except OSError:
-        return ""
+def _copy(failure: EngineError) -> EngineError:
+    if isinstance(failure, EngineStartFailed):
+        return EngineStartFailed(failure.message, hint=failure.hint, permanent=failure.permanent)
+    return type(failure)(failure.message, hint=failure.hint)

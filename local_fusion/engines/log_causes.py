@@ -11,6 +11,8 @@ _CHATTER = re.compile(
     r"|^ {4}|^nanobind:|^See https:|^ - |it/s\]"
 )
 _EXCEPTION = re.compile(r"^(?:[A-Za-z_][\w.]*(?:Error|Exception)|[\w.]+: error): \S")
+# Some rules take time that grows with the square of a line's length, and no message is this long.
+_LONGEST_LINE = 4096
 _POINTER = re.compile(r"Engine core initialization failed|check the stack trace above|[Ss]ee root cause above")
 
 
@@ -114,7 +116,9 @@ _RULES = (
         Cause("no_free_memory", "there is not enough free memory: {0}", _SMALLER),
     ),
     _Rule(
-        r"(CUDA out of memory\.[^\n]*|torch\.OutOfMemoryError[^\n]*|CUDA error: out of memory|NCCL[^\n]*out of memory)",
+        # "CUDA Error" is said by vLLM's own allocator when it wakes (csrc/cumem_allocator.cpp), "CUDA error" by torch.
+        r"(CUDA out of memory\.[^\n]*|torch\.OutOfMemoryError[^\n]*|CUDA [Ee]rror: out of memory"
+        r"|NCCL[^\n]*out of memory)",
         Cause("out_of_gpu_memory", "the GPU's memory ran out: {0}", _SMALLER),
     ),
     _Rule(
@@ -189,6 +193,7 @@ _RULES = (
         ),
     ),
 )
+OUT_OF_RAM = Cause("out_of_memory", "the kernel killed it because the machine's memory ran out", _SMALLER)
 _KILLED = Cause(
     "killed",
     "it was killed (SIGKILL), as the kernel does when the machine's memory runs out",
@@ -196,12 +201,16 @@ _KILLED = Cause(
 )
 
 
+OUT_OF_MEMORY = frozenset({"out_of_gpu_memory", "no_free_memory", "out_of_memory"})
+"""Codes of the causes that an engine with a smaller KV cache may not meet."""
+
+
 def likely_cause(log_tail: str, exit_code: int | None) -> Cause:
     """The cause that the end of an engine's log names; where none is recognised, its last error in its own words.
 
     `exit_code` is 128 + n or -n where signal n ended it, None where it was still running.
     """
-    bare = (_DECORATION.sub("", line).rstrip() for line in log_tail.splitlines())
+    bare = (_DECORATION.sub("", line[:_LONGEST_LINE]).rstrip() for line in log_tail.splitlines())
     lines = [line for line in bare if line and not _CHATTER.search(line)]
     text = "\n".join(lines)
     for rule in _RULES:

@@ -28,7 +28,8 @@ _KEPT = 1000
 _MOST_BYTES = 16 * 1024**2
 _LOCK_SECONDS = 5.0
 # Starts of one engine differ by some megabytes (SmolLM2 on the CPU, 3 starts: 4 MiB). The next plan must not
-# differ for that, so a residual is kept in steps of this size, and one that is less than a step lower changes nothing.
+# differ for that, so what an engine holds beside weights and cache, awake or asleep, is kept in steps of this size, and
+# what is less than a step lower changes nothing.
 STEP_BYTES = 32 * 1024**2
 
 _KEY = tuple(field.name for field in fields(Circumstances))
@@ -100,13 +101,14 @@ def merged(known: Measurement, new: Measurement) -> Measurement:
             changes.pop(name, None)
     else:
         changes |= {name: getattr(new, name) for name in _TOGETHER}
-    if new.residual_bytes is not None:
-        changes["residual_bytes"] = _steady(known.residual_bytes, new.residual_bytes)
+    for name in ("residual_bytes", "sleeping_bytes"):
+        if (seen := getattr(new, name)) is not None:
+            changes[name] = _steady(getattr(known, name), seen)
     return replace(known, **changes)
 
 
 def _steady(known: int | None, new: int) -> int:
-    """The residual in whole steps, unchanged by the noise between two starts, and never below what was seen last."""
+    """What was seen in whole steps, unchanged by the noise between two starts, and never below what was seen last."""
     steps = -(-new // STEP_BYTES) * STEP_BYTES
     return known if known is not None and steps <= known <= steps + STEP_BYTES else steps
 

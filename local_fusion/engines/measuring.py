@@ -45,6 +45,11 @@ async def measure(client: EngineClient, placement: Placement, *, pid: int, log: 
         return Measurement()
 
 
+async def sleeping_bytes(placement: Placement, pid: int) -> int | None:
+    """What an engine that sleeps holds of each GPU, of the one where it holds most; None where that is not told."""
+    return await asyncio.to_thread(_held, placement, pid) if placement.kind == "cuda" else None
+
+
 def cache_info(metrics: str) -> Mapping[str, str]:
     """The labels of `vllm:cache_config_info` in an engine's metrics; none if it is not there."""
     found = _CACHE_INFO.search(metrics)

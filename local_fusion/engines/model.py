@@ -7,23 +7,28 @@ import math
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, aclosing, contextmanager
 from typing import Any
 
 from local_fusion.core.chat import ChatRequest, Message
-from local_fusion.core.events import CallEnded, TextDelta
+from local_fusion.core.events import CallEnded, Queued, TextDelta
 from local_fusion.core.model import Choice, Emit, Reply, Room, unheard
 from local_fusion.core.records import CallRecord, Usage
 from local_fusion.engines.client import Chunk, EngineClient
 from local_fusion.engines.engine import Engine
+from local_fusion.engines.gate import Call, Gate, OpenGate
 from local_fusion.errors import EngineDied, EngineRejected, LocalFusionError, RequestError
 
 
 class EngineModel:
-    """One engine, asked over its client. Calls wait until it is awake; `CallRecord.stage` is for the caller to set."""
+    """One engine, asked over its client. Every call waits for its turn at the `gate`, and until the engine is awake.
 
-    def __init__(self, engine: Engine) -> None:
+    Waiting is told by `Queued`, and not counted in `CallRecord.seconds`; `CallRecord.stage` is for the caller to set.
+    """
+
+    def __init__(self, engine: Engine, gate: Gate = OpenGate()) -> None:  # noqa: B008 - it has no state
         self._engine = engine
+        self._gate = gate
         self._label_ids: dict[str, int] = {}
 
     @property
@@ -33,17 +38,18 @@ class EngineModel:
 
     async def answer(self, request: ChatRequest, emit: Emit = unheard) -> Reply:
         """See `ChatModel.answer`: one streamed engine request for all samples."""
-        client = await self._engine.ensure_awake()
         payload = {**self._addressed(request), "n": request.samples, **request.sampling.set_fields()}
         if request.response_format is not None:
             payload["response_format"] = dict(request.response_format)
-        call = _Call(self.name, request.samples)
-        with call.recorded(emit):
-            async with aclosing(client.chat_stream(payload)) as chunks:
-                async for chunk in chunks:
-                    if delta := call.take(chunk):
-                        emit(delta)
-            choices = call.choices()
+        async with self._turn(request, request.samples, emit):
+            client = await self._engine.ensure_awake()
+            call = _Call(self.name, request.samples)
+            with call.recorded(emit):
+                async with aclosing(client.chat_stream(payload)) as chunks:
+                    async for chunk in chunks:
+                        if delta := call.take(chunk):
+                            emit(delta)
+                choices = call.choices()
         return Reply(choices, (call.record,))
 
     async def weigh(self, request: ChatRequest, labels: tuple[str, ...], emit: Emit = unheard) -> Mapping[str, float]:
@@ -51,28 +57,40 @@ class EngineModel:
 
         Raises `RequestError` unless every label is one token of its own.
         """
-        client = await self._engine.ensure_awake()
-        ids = [await self._label_id(client, label) for label in labels]
-        if len(set(ids)) != len(ids) or not ids:
-            raise RequestError(f"{self.name}: the labels {labels} are not told apart by their first token")
-        one_token = {"max_tokens": 1, "temperature": 0, "logprobs": True, "logprob_token_ids": ids}
-        call = _Call(self.name, 1)
-        with call.recorded(emit):
-            answer = await client.complete(
-                {**self._addressed(request), **one_token, "return_tokens_as_token_ids": True}
-            )
-            counts = answer["usage"]
-            call.total = Usage(counts["prompt_tokens"], counts["completion_tokens"])
-            logprobs = _logprobs(answer, ids, self.name)
+        async with self._turn(request, 1, emit):
+            client = await self._engine.ensure_awake()
+            ids = [await self._label_id(client, label) for label in labels]
+            if len(set(ids)) != len(ids) or not ids:
+                raise RequestError(f"{self.name}: the labels {labels} are not told apart by their first token")
+            one_token = {"max_tokens": 1, "temperature": 0, "logprobs": True, "logprob_token_ids": ids}
+            call = _Call(self.name, 1)
+            with call.recorded(emit):
+                answer = await client.complete(
+                    {**self._addressed(request), **one_token, "return_tokens_as_token_ids": True}
+                )
+                counts = answer["usage"]
+                call.total = Usage(counts["prompt_tokens"], counts["completion_tokens"])
+                logprobs = _logprobs(answer, ids, self.name)
         top = max(logprobs)
         weights = [math.exp(logprob - top) for logprob in logprobs]
         return {label: weight / sum(weights) for label, weight in zip(labels, weights, strict=True)}
 
-    async def measure(self, messages: tuple[Message, ...]) -> Room:
-        """See `ChatModel.measure`: the engine's own count, chat template included."""
-        client = await self._engine.ensure_awake()
-        counted = await client.tokenize([_shaped(message) for message in messages])
+    async def measure(self, request: ChatRequest) -> Room:
+        """See `ChatModel.measure`: the engine's own count, chat template included. It takes no sequence of it."""
+        async with self._turn(request, 0, unheard):
+            client = await self._engine.ensure_awake()
+            counted = await client.tokenize([_shaped(message) for message in request.messages])
         return Room(counted.count, counted.max_model_len)
+
+    def expecting(self, request: ChatRequest) -> AbstractContextManager[None]:
+        """See `ChatModel.expecting`."""
+        return self._gate.expecting(_call(request, request.samples))
+
+    def _turn(self, request: ChatRequest, samples: int, emit: Emit) -> AbstractAsyncContextManager[None]:
+        def tell(ahead: int, reason: str) -> None:
+            emit(Queued(self.name, ahead, reason))
+
+        return self._gate.turn(_call(request, samples), tell)
 
     def _addressed(self, request: ChatRequest) -> dict[str, Any]:
         addressed: dict[str, Any] = {"model": self.name, "messages": [_shaped(message) for message in request.messages]}
@@ -88,6 +106,10 @@ class EngineModel:
                 raise RequestError(f"{self.name}: the label {label!r} is {len(tokens)} tokens to this model, not one")
             self._label_ids[label] = tokens[0]
         return self._label_ids[label]
+
+
+def _call(request: ChatRequest, samples: int) -> Call:
+    return Call(request.request_id, samples, request.priority)
 
 
 class _Call:

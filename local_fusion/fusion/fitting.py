@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from local_fusion.core.chat import Message
 from local_fusion.core.concurrency import together
-from local_fusion.core.model import ChatModel
+from local_fusion.core.model import ChatModel, Room
 from local_fusion.core.records import Candidate, Trim
 from local_fusion.errors import ContextTooLong
 from local_fusion.fusion.session import Session
@@ -44,29 +44,33 @@ async def fit(
     Every cut is recorded in the session.
     Raises `ContextTooLong` where not even the beginnings fit.
     """
+
+    async def length(messages: tuple[Message, ...]) -> Room:
+        return await reader.measure(session.request.but(messages=messages))
+
     texts = [candidate.text for candidate in candidates]
     shown = min(at_once or len(texts), len(texts))
     if shown == len(texts):
-        room = await reader.measure(build(texts))
+        room = await length(build(texts))
         reserve = min(wanted or ANSWER_ROOM, room.limit // 4)
         if room.left >= reserve:
             return Fitted(texts, room.left)
-    empty = await reader.measure((Message("user", ""),))
+    empty = await length((Message("user", ""),))
     lengths = [
         measured.tokens - empty.tokens
-        for measured in await together(reader.measure((Message("user", text),)) for text in texts)
+        for measured in await together(length((Message("user", text),)) for text in texts)
     ]
 
     def longest(of: Sequence[str]) -> list[str]:
         """The `shown` longest texts by tokens: characters would mislead between languages."""
         return [of[index] for index in sorted(range(len(of)), key=lambda index: -lengths[index])[:shown]]
 
-    room = await reader.measure(build(longest(texts)))
+    room = await length(build(longest(texts)))
     reserve = min(wanted or ANSWER_ROOM, room.limit // 4)
     if room.left >= reserve:
         return Fitted(texts, room.left)
 
-    frame = (await reader.measure(build([""] * shown))).tokens
+    frame = (await length(build([""] * shown))).tokens
     budget = room.limit - reserve - frame
     if budget < LEAST_SHARE * shown:
         raise ContextTooLong(
@@ -78,7 +82,7 @@ async def fit(
         # Tokens are not additive, so a cut by proportion may miss; each further attempt aims a little lower.
         cap = _fair_cap(lengths, shown, int(budget * (1 - 0.05 * (attempt + 1))))
         cut = [_cut(text, cap, tokens) for text, tokens in zip(texts, lengths, strict=True)]
-        room = await reader.measure(build(longest(cut)))
+        room = await length(build(longest(cut)))
         if room.left >= reserve:
             break
     else:

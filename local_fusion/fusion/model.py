@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from local_fusion.config.references import named_by
 from local_fusion.config.schema import FusionConfig
-from local_fusion.core.chat import ChatRequest, Message
+from local_fusion.core.chat import ChatRequest
 from local_fusion.core.concurrency import together
 from local_fusion.core.events import Event, Failed, TextDelta
 from local_fusion.core.model import Emit, Reply, Room, unheard
@@ -73,12 +73,12 @@ class FusionModel:
         heard = self._heard(await together(ask(name) for name in self._models()), "judged")
         return {label: sum(answer[label] for answer in heard) / len(heard) for label in labels}
 
-    async def measure(self, messages: tuple[Message, ...]) -> Room:
+    async def measure(self, request: ChatRequest) -> Room:
         """The room of whichever member has least of it, of those that can tell."""
 
         async def ask(name: str) -> Room | LocalFusionError:
             try:
-                return await self.resolve(name).measure(messages)
+                return await self.resolve(name).measure(request)
             except LocalFusionError as error:
                 return error
 

@@ -105,12 +105,16 @@ class Session:
 
     @asynccontextmanager
     async def stage(self, stage: Stage, label: str, model: str, seconds: float) -> AsyncIterator[None]:
-        """Bounds a call to `model` by the stage's deadline; a failure is kept with its cause and raised again."""
+        """Bounds a call to `model` by the stage's deadline; a failure is kept with its cause and raised again.
+
+        Batch requests have none: they wait as long as engines that come first have work.
+        """
+        deadline = None if self.request.priority == "batch" else seconds
         try:
             try:
                 # Between two calls of a stage (measuring, then asking) the engine is not given away.
                 with self.resolve(model).expecting(self.request):
-                    async with asyncio.timeout(seconds):
+                    async with asyncio.timeout(deadline):
                         yield
             except TimeoutError:
                 raise DeadlineExceeded(

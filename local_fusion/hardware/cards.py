@@ -1,4 +1,4 @@
-"""Known GPUs: their names as NVML reports them, and their memory, so that a rig can be planned before it is bought."""
+"""Known GPUs: their names as NVML reports them, memory and speed, so that a rig can be planned before it is bought."""
 
 from __future__ import annotations
 
@@ -17,77 +17,88 @@ Outputs of `nvidia-smi --query-gpu=memory.total,memory.free` of idle cards show 
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A GPU by the name that people use, the name that NVML reports, and its total memory in bytes."""
+    """A GPU by the name that people use, the name that NVML reports, and its total memory in bytes.
+
+    `bandwidth` of its memory is in bytes a second; `flops` are operations a second of its tensor cores, dense, in
+    BF16 with sums in 32 bits (FP16 for Turing and Volta, which have no BF16).
+    """
 
     key: str
     name: str
     total_bytes: int
+    bandwidth: float
+    flops: float
 
 
 # Total memory in MiB as public outputs of nvidia-smi show it, with ECC as it comes from the factory. A card that comes
 # with two sizes of memory under one name carries its size in its key. No cards below compute capability 7.0.
+# GB/s of memory and TFLOPS of tensor cores as NVIDIA's data sheets and architecture whitepapers have them: where those
+# give figures for sparse matrices, half of it; where only FP8 or FP4 with sparsity ("AI TOPS"), a quarter or an eighth;
+# for GeForce cards without a table, twice their FP32 rate, as in the tables of the RTX 3080, 4090 and 5090.
 _TABLE = (
-    ("RTX2080Ti", "NVIDIA GeForce RTX 2080 Ti", 11264),
-    ("RTX3060", "NVIDIA GeForce RTX 3060", 12288),
-    ("RTX3080", "NVIDIA GeForce RTX 3080", 10240),
-    ("RTX3080Ti", "NVIDIA GeForce RTX 3080 Ti", 12288),
-    ("RTX3090", "NVIDIA GeForce RTX 3090", 24576),
-    ("RTX3090Ti", "NVIDIA GeForce RTX 3090 Ti", 24564),
-    ("RTX4060Ti-16GB", "NVIDIA GeForce RTX 4060 Ti", 16380),
-    ("RTX4070", "NVIDIA GeForce RTX 4070", 12282),
-    ("RTX4070Ti", "NVIDIA GeForce RTX 4070 Ti", 12282),
-    ("RTX4070TiSuper", "NVIDIA GeForce RTX 4070 Ti SUPER", 16376),
-    ("RTX4080", "NVIDIA GeForce RTX 4080", 16376),
-    ("RTX4080Super", "NVIDIA GeForce RTX 4080 SUPER", 16376),
-    ("RTX4090", "NVIDIA GeForce RTX 4090", 24564),
-    ("RTX4090D", "NVIDIA GeForce RTX 4090 D", 24564),
-    ("RTX5060Ti-16GB", "NVIDIA GeForce RTX 5060 Ti", 16311),
-    ("RTX5070", "NVIDIA GeForce RTX 5070", 12227),
-    ("RTX5070Ti", "NVIDIA GeForce RTX 5070 Ti", 16303),
-    ("RTX5080", "NVIDIA GeForce RTX 5080", 16303),
-    ("RTX5090", "NVIDIA GeForce RTX 5090", 32607),
-    ("RTXA4000", "NVIDIA RTX A4000", 16376),
-    ("RTXA5000", "NVIDIA RTX A5000", 24564),
-    ("RTXA6000", "NVIDIA RTX A6000", 49140),
-    ("RTX4000Ada", "NVIDIA RTX 4000 Ada Generation", 20475),
-    ("RTX4500Ada", "NVIDIA RTX 4500 Ada Generation", 24570),
-    ("RTX6000Ada", "NVIDIA RTX 6000 Ada Generation", 49140),
-    ("RTXPRO4500", "NVIDIA RTX PRO 4500 Blackwell", 32623),
-    ("RTXPRO5000", "NVIDIA RTX PRO 5000 Blackwell", 48935),
-    ("RTXPRO6000", "NVIDIA RTX PRO 6000 Blackwell Workstation Edition", 97887),
-    ("RTXPRO6000-MaxQ", "NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition", 97887),
-    ("RTXPRO6000-Server", "NVIDIA RTX PRO 6000 Blackwell Server Edition", 97887),
-    ("T4", "Tesla T4", 15360),
-    ("V100-16GB", "Tesla V100-SXM2-16GB", 16384),
-    ("V100-32GB", "Tesla V100-SXM2-32GB", 32768),
-    ("A10", "NVIDIA A10", 23028),
-    ("A10G", "NVIDIA A10G", 23028),
-    ("A30", "NVIDIA A30", 24576),
-    ("A40", "NVIDIA A40", 46068),
-    ("A100-40GB", "NVIDIA A100-SXM4-40GB", 40960),
-    ("A100-40GB-PCIe", "NVIDIA A100-PCIE-40GB", 40960),
-    ("A100-80GB", "NVIDIA A100-SXM4-80GB", 81920),
-    ("A100-80GB-PCIe", "NVIDIA A100 80GB PCIe", 81920),
-    ("A800-80GB", "NVIDIA A800-SXM4-80GB", 81920),
-    ("A800-80GB-PCIe", "NVIDIA A800 80GB PCIe", 81920),
-    ("L4", "NVIDIA L4", 23034),
-    ("L20", "NVIDIA L20", 46068),
-    ("L40", "NVIDIA L40", 46068),
-    ("L40S", "NVIDIA L40S", 46068),
-    ("H20", "NVIDIA H20", 97871),
-    ("H100", "NVIDIA H100 80GB HBM3", 81559),
-    ("H100-PCIe", "NVIDIA H100 PCIe", 81559),
-    ("H100-NVL", "NVIDIA H100 NVL", 95830),
-    ("H800", "NVIDIA H800", 81559),
-    ("H200", "NVIDIA H200", 143771),
-    ("H200-NVL", "NVIDIA H200 NVL", 143771),
-    ("GH200", "NVIDIA GH200 480GB", 97871),
-    ("B200", "NVIDIA B200", 183359),
-    ("B300", "NVIDIA B300 SXM6 AC", 275040),
-    ("GB200", "NVIDIA GB200", 189471),
+    ("RTX2080Ti", "NVIDIA GeForce RTX 2080 Ti", 11264, 616, 53.8),
+    ("RTX3060", "NVIDIA GeForce RTX 3060", 12288, 360, 25.5),
+    ("RTX3080", "NVIDIA GeForce RTX 3080", 10240, 760, 59.5),
+    ("RTX3080Ti", "NVIDIA GeForce RTX 3080 Ti", 12288, 912, 68.2),
+    ("RTX3090", "NVIDIA GeForce RTX 3090", 24576, 936, 71.2),
+    ("RTX3090Ti", "NVIDIA GeForce RTX 3090 Ti", 24564, 1008, 80.0),
+    ("RTX4060Ti-16GB", "NVIDIA GeForce RTX 4060 Ti", 16380, 288, 44.1),
+    ("RTX4070", "NVIDIA GeForce RTX 4070", 12282, 504, 58.3),
+    ("RTX4070Ti", "NVIDIA GeForce RTX 4070 Ti", 12282, 504, 80.2),
+    ("RTX4070TiSuper", "NVIDIA GeForce RTX 4070 Ti SUPER", 16376, 672, 88.2),
+    ("RTX4080", "NVIDIA GeForce RTX 4080", 16376, 717, 97.5),
+    ("RTX4080Super", "NVIDIA GeForce RTX 4080 SUPER", 16376, 736, 104.4),
+    ("RTX4090", "NVIDIA GeForce RTX 4090", 24564, 1008, 165.2),
+    ("RTX4090D", "NVIDIA GeForce RTX 4090 D", 24564, 1008, 147.1),
+    ("RTX5060Ti-16GB", "NVIDIA GeForce RTX 5060 Ti", 16311, 448, 47.4),
+    ("RTX5070", "NVIDIA GeForce RTX 5070", 12227, 672, 61.7),
+    ("RTX5070Ti", "NVIDIA GeForce RTX 5070 Ti", 16303, 896, 87.9),
+    ("RTX5080", "NVIDIA GeForce RTX 5080", 16303, 960, 112.6),
+    ("RTX5090", "NVIDIA GeForce RTX 5090", 32607, 1792, 209.5),
+    ("RTXA4000", "NVIDIA RTX A4000", 16376, 448, 76.7),
+    ("RTXA5000", "NVIDIA RTX A5000", 24564, 768, 111.1),
+    ("RTXA6000", "NVIDIA RTX A6000", 49140, 768, 154.8),
+    ("RTX4000Ada", "NVIDIA RTX 4000 Ada Generation", 20475, 360, 106.9),
+    ("RTX4500Ada", "NVIDIA RTX 4500 Ada Generation", 24570, 432, 158.5),
+    ("RTX6000Ada", "NVIDIA RTX 6000 Ada Generation", 49140, 960, 364.2),
+    ("RTXPRO4500", "NVIDIA RTX PRO 4500 Blackwell", 32623, 896, 210.9),
+    ("RTXPRO5000", "NVIDIA RTX PRO 5000 Blackwell", 48935, 1344, 258.0),
+    ("RTXPRO6000", "NVIDIA RTX PRO 6000 Blackwell Workstation Edition", 97887, 1792, 503.8),
+    ("RTXPRO6000-MaxQ", "NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition", 97887, 1792, 438.9),
+    ("RTXPRO6000-Server", "NVIDIA RTX PRO 6000 Blackwell Server Edition", 97887, 1597, 500.0),
+    ("T4", "Tesla T4", 15360, 320, 65.0),
+    ("V100-16GB", "Tesla V100-SXM2-16GB", 16384, 900, 125.0),
+    ("V100-32GB", "Tesla V100-SXM2-32GB", 32768, 900, 125.0),
+    ("A10", "NVIDIA A10", 23028, 600, 125.0),
+    ("A10G", "NVIDIA A10G", 23028, 600, 70.0),
+    ("A30", "NVIDIA A30", 24576, 933, 165.0),
+    ("A40", "NVIDIA A40", 46068, 696, 149.7),
+    ("A100-40GB", "NVIDIA A100-SXM4-40GB", 40960, 1555, 312.0),
+    ("A100-40GB-PCIe", "NVIDIA A100-PCIE-40GB", 40960, 1555, 312.0),
+    ("A100-80GB", "NVIDIA A100-SXM4-80GB", 81920, 2039, 312.0),
+    ("A100-80GB-PCIe", "NVIDIA A100 80GB PCIe", 81920, 1935, 312.0),
+    ("A800-80GB", "NVIDIA A800-SXM4-80GB", 81920, 2039, 312.0),
+    ("A800-80GB-PCIe", "NVIDIA A800 80GB PCIe", 81920, 1935, 312.0),
+    ("L4", "NVIDIA L4", 23034, 300, 121.0),
+    ("L20", "NVIDIA L20", 46068, 864, 119.5),
+    ("L40", "NVIDIA L40", 46068, 864, 181.0),
+    ("L40S", "NVIDIA L40S", 46068, 864, 362.0),
+    ("H20", "NVIDIA H20", 97871, 4000, 148.0),
+    ("H100", "NVIDIA H100 80GB HBM3", 81559, 3350, 989.4),
+    ("H100-PCIe", "NVIDIA H100 PCIe", 81559, 2000, 756.0),
+    ("H100-NVL", "NVIDIA H100 NVL", 95830, 3900, 835.5),
+    ("H800", "NVIDIA H800", 81559, 3350, 989.4),
+    ("H200", "NVIDIA H200", 143771, 4800, 989.4),
+    ("H200-NVL", "NVIDIA H200 NVL", 143771, 4800, 835.5),
+    ("GH200", "NVIDIA GH200 480GB", 97871, 4000, 989.4),
+    ("B200", "NVIDIA B200", 183359, 8000, 2250.0),
+    ("B300", "NVIDIA B300 SXM6 AC", 275040, 8000, 2250.0),
+    ("GB200", "NVIDIA GB200", 189471, 8000, 2500.0),
 )
 
-CARDS = tuple(Card(key, name, mib * _MIB) for key, name, mib in _TABLE)
+CARDS = tuple(
+    Card(key, name, mib * _MIB, bandwidth * 1e9, tflops * 1e12) for key, name, mib, bandwidth, tflops in _TABLE
+)
 
 
 def find_card(text: str) -> Card | None:

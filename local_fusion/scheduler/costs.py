@@ -10,7 +10,7 @@ from local_fusion.planner.plan import Asleep, Placement
 # 8.3 GB): cold starts of 37.6 and 58.1 s, waking from level 1 in 0.26 and 0.82 s, from level 2 in 0.85 and 2.58 s.
 START_SECONDS, START_RATE = 34.0, 0.35e9
 WAKE1_SECONDS, WAKE1_RATE = 0.17, 12.7e9
-WAKE2_SECONDS, WAKE2_RATE = 0.56, 4.1e9
+WAKE2_SECONDS, DISK_RATE = 0.56, 4.1e9
 # SmolLM2 on two cores is ready after 22 to 24 s, nearly all of which is importing vLLM.
 CPU_START_SECONDS = 23.0
 
@@ -35,11 +35,11 @@ class Costs:
         """What was measured, and an estimate where nothing was."""
         size = placement.weights_bytes
         on_cpu = placement.kind == "cpu"
-        cold = CPU_START_SECONDS + size / WAKE2_RATE if on_cpu else START_SECONDS + size / START_RATE
+        cold = CPU_START_SECONDS + size / DISK_RATE if on_cpu else START_SECONDS + size / START_RATE
         return cls(
             cold if start is None else start,
             WAKE1_SECONDS + size / WAKE1_RATE if wake1 is None else wake1,
-            WAKE2_SECONDS + size * placement.tensor_parallel / WAKE2_RATE if wake2 is None else wake2,
+            WAKE2_SECONDS + size * placement.tensor_parallel / DISK_RATE if wake2 is None else wake2,
         )
 
     def back_from(self, rest: Asleep) -> float:

@@ -57,7 +57,7 @@ class FairPolicy:
         for target in self._queued(situation, room):
             # Past its bound an engine keeps its place on all its devices: one that needs several at the same time
             # would otherwise wait for ever while others take turns on each.
-            turn = kept.isdisjoint(target.footprint.devices)
+            turn = kept.isdisjoint(target.footprint.devices) and target.name not in room.busy
             action = self._make_room(situation, ahead, room, target) if turn else None
             if isinstance(action, Swap):
                 actions.append(action)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from local_fusion.core.chat import ChatRequest, Message
+from local_fusion.core.chat import ChatRequest
 from local_fusion.core.events import (
     Answered,
     CallEnded,
@@ -53,7 +53,7 @@ class Pausing:
     async def weigh(self, request: ChatRequest, labels: tuple[str, ...], emit: Emit = unheard) -> Mapping[str, float]:
         raise NotImplementedError
 
-    async def measure(self, messages: tuple[Message, ...]) -> Room:
+    async def measure(self, request: ChatRequest) -> Room:
         raise NotImplementedError
 
     def expecting(self, request: ChatRequest) -> AbstractContextManager[None]:

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from local_fusion.config.schema import ModelConfig
-from local_fusion.engines.command import EngineCommand, core_list, engine_command
+from local_fusion.engines.command import EngineCommand, core_list, engine_command, smaller_cache, with_smaller_cache
 from tests.conftest import placement
 
 
@@ -149,3 +149,51 @@ def test_json_comes_without_whitespace_from_a_backend_that_can_do_so() -> None:
 def test_extra_arguments_come_last_untouched() -> None:
     extra = ["--max-num-seqs", "9", "--seed=3"]
     assert command(extra_args=extra).argv[-3:] == tuple(extra)
+
+
+@pytest.mark.parametrize(
+    ("asleep", "sleeps"), [("level 1", True), ("level 2", True), ("stopped", False), (None, False)]
+)
+def test_only_engines_that_sleep_to_make_room_can_be_told_to(asleep: str | None, sleeps: bool) -> None:
+    built = command(placed={"kind": "cuda", "asleep": asleep}, environ={"VLLM_SERVER_DEV_MODE": "1"})
+    assert built.sleeps is sleeps
+    assert ("--enable-sleep-mode" in built.argv) is sleeps
+    assert ("VLLM_SERVER_DEV_MODE" in built.env) is sleeps
+
+
+def test_sleep_can_be_asked_for_whatever_the_placement_says() -> None:
+    model = ModelConfig(source="x")
+    built = engine_command(placement(), model, socket=Path("/q"), python="python", environ={}, sleeps=True)
+    assert built.sleeps
+
+
+@pytest.mark.parametrize(
+    ("size", "requests", "smaller"),
+    [
+        (2**30, 8.0, 3 * 2**28),
+        (1000, 1.25, 800),
+        (1000, 1.1, 910),
+        (1000, 1.0, None),
+        (1000, 0.5, None),
+        (0, 0.0, None),
+    ],
+    ids=["three quarters", "one request", "rounded up", "exactly one", "not even one", "no cache"],
+)
+def test_a_smaller_cache_has_three_quarters_but_holds_one_request(
+    size: int, requests: float, smaller: int | None
+) -> None:
+    found = smaller_cache(placement(kv_cache_bytes=size, max_concurrent_requests=requests))
+    assert (found.kv_cache_bytes if found else None) == smaller
+    assert found is None or found.max_concurrent_requests >= 1
+
+
+def test_the_command_with_a_smaller_cache_differs_in_nothing_else_and_says_what_it_does() -> None:
+    placed = placement(kv_cache_bytes=2**30, max_concurrent_requests=8.0, asleep="level 1", kind="cuda")
+    model, where = ModelConfig(source="x"), {"socket": Path("/run/q.sock"), "python": "python"}
+    smaller = with_smaller_cache(placed, model, environ={}, **where)  # type: ignore[arg-type]
+    planned = engine_command(placed, model, environ={}, **where)  # type: ignore[arg-type]
+    assert smaller is not None
+    changed = [pair for pair in zip(planned.argv, smaller.command.argv, strict=True) if pair[0] != pair[1]]
+    assert changed == [(str(2**30), str(3 * 2**28))]
+    assert (smaller.command.env, smaller.saved_bytes) == (planned.env, 2**28)
+    assert smaller.note == "KV cache lowered from 1 GiB to 768 MiB after running out of memory twice"

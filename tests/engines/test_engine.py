@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from local_fusion.config.schema import EngineSettings
+from local_fusion.engines.clock import Clock
 from local_fusion.engines.command import EngineCommand
-from local_fusion.engines.engine import Clock, Engine, EngineSnapshot
+from local_fusion.engines.engine import Engine, EngineSnapshot
 from local_fusion.engines.host import EngineProcess
 from local_fusion.engines.runtime_folder import RuntimeFolder
 from local_fusion.errors import EngineDied, EngineStartFailed, EngineUnavailable, SetupError
 from tests.conftest import MakeEngine
+from tests.engines.states import states
 from tests.engines.waiting import alive, eventually, recorded
 from tests.fake_engine import FakeHost, Script
 
@@ -45,18 +47,6 @@ class VirtualClock:
     @property
     def clock(self) -> Clock:
         return Clock(lambda: self.time, self.sleep)
-
-
-def states(engine: Engine) -> list[str]:
-    """The states that the engine takes from now on."""
-    seen: list[str] = []
-
-    def note(snapshot: EngineSnapshot) -> None:
-        if not seen or seen[-1] != snapshot.state:
-            seen.append(snapshot.state)
-
-    engine.subscribe(note)
-    return seen
 
 
 async def backoff(engine: Engine, time: VirtualClock, seconds: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,12 @@ def test_memory_that_others_may_free_again_is_not_permanent() -> None:
         (
             "ValueError: Free memory on device cuda:0 (0.5/79.1 GiB) on startup is less than desired",
             "no_free_memory",
+            False,
+        ),
+        # As reported from wakes, vLLM issue #47654.
+        (
+            "RuntimeError: CUDA Error: out of memory at /workspace/csrc/cumem_allocator.cpp:139",
+            "out_of_gpu_memory",
             False,
         ),
         ("terminate called after throwing an instance of 'std::bad_alloc'", "out_of_memory", False),
@@ -160,3 +167,10 @@ def test_where_nothing_is_recognised_the_last_error_is_quoted_not_what_points_to
 def test_silence_is_reported_as_such() -> None:
     assert likely_cause("", 139).message == "it ended with signal 11 and wrote nothing about why"
     assert likely_cause("", None).message == "it is still running and wrote nothing about why"
+
+
+def test_a_line_without_an_end_is_judged_quickly_and_does_not_hide_the_others() -> None:
+    began = time.process_time()
+    log = "x" * 2**17 + "\nOSError: [Errno 28] No space left on device\n"
+    assert likely_cause(log, 1).code == "disk_full"
+    assert time.process_time() - began < 2

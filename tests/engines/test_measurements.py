@@ -85,6 +85,18 @@ def test_another_circumstance_is_another_measurement(other: Circumstances) -> No
     assert load_measurements() == {KEY: CACHE, other: Measurement(weights_bytes=1)}
 
 
+def test_files_from_before_swaps_were_timed_are_still_read() -> None:
+    write(entry())
+    assert list(load_measurements().values()) == [Measurement(residual_bytes=5)]
+
+
+def test_the_seconds_of_the_last_swap_replace_those_before() -> None:
+    known = Measurement(start_ms=30_000, wake1_ms=900)
+    assert merged(known, Measurement(wake1_ms=700, sleep1_ms=2_000)) == Measurement(
+        start_ms=30_000, wake1_ms=700, sleep1_ms=2_000
+    )
+
+
 def test_a_later_start_replaces_what_it_saw_and_leaves_the_rest() -> None:
     known = replace(CACHE, weights_bytes=10, residual_bytes=STEP_BYTES, sleeping_bytes=7)
     assert merged(known, Measurement(weights_bytes=11)) == replace(known, weights_bytes=11)

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
 
 from local_fusion.core.chat import ChatRequest, Message
-from local_fusion.core.events import CallEnded, Event, TextDelta
+from local_fusion.core.events import CallEnded, Event, Queued, TextDelta
 from local_fusion.core.model import Choice, Room
 from local_fusion.core.records import Usage
 from local_fusion.core.sampling import Sampling
+from local_fusion.engines.gate import Call, Tell, unheard
 from local_fusion.engines.model import EngineModel
 from local_fusion.errors import EngineDied, EngineUnavailable, RequestError
 from tests.conftest import MakeEngine
@@ -125,7 +128,7 @@ async def test_labels_that_are_no_single_token_are_refused(make_engine: MakeEngi
 
 async def test_a_conversation_is_measured_as_the_model_sees_it(make_engine: MakeEngine) -> None:
     model = await awake(make_engine, Script())
-    assert await model.measure((Message("system", "brief"), *ASKED.messages)) == Room(6, 4096)
+    assert await model.measure(ASKED.but(messages=(Message("system", "brief"), *ASKED.messages))) == Room(6, 4096)
 
 
 async def test_a_call_waits_for_an_engine_that_is_starting(make_engine: MakeEngine) -> None:
@@ -140,3 +143,79 @@ async def test_a_call_to_a_stopped_engine_fails_without_a_record(make_engine: Ma
     with pytest.raises(EngineUnavailable):
         await EngineModel(make_engine()).answer(ASKED, events.append)
     assert events == []
+
+
+class Turnstile:
+    """A gate that lets through when a test says so, and notes what passes."""
+
+    def __init__(self) -> None:
+        self.open = asyncio.Event()
+        self.passed: list[Call] = []
+        self.inside = 0
+        self.expected: list[Call] = []
+
+    @asynccontextmanager
+    async def turn(self, call: Call, tell: Tell = unheard) -> AsyncIterator[None]:
+        tell(3, "swap in progress")
+        await self.open.wait()
+        self.passed.append(call)
+        self.inside += 1
+        try:
+            yield
+        finally:
+            self.inside -= 1
+
+    @contextmanager
+    def expecting(self, call: Call) -> Iterator[None]:
+        self.expected.append(call)
+        yield
+
+
+async def test_every_call_waits_for_its_turn_and_says_so(make_engine: MakeEngine, tmp_path: Path) -> None:
+    record = tmp_path / "record"
+    engine = make_engine("qwen", Script(record=str(record)))
+    engine.start()
+    gate, events = Turnstile(), list[Event]()
+    model = EngineModel(engine, gate)
+    answer = asyncio.create_task(model.answer(ASKED.but(samples=2, request_id="r", priority="batch"), events.append))
+    await engine.ensure_awake()
+    await eventually(lambda: events == [Queued("qwen", 3, "swap in progress")])
+    assert recorded(record) == []
+    gate.open.set()
+    await answer
+    await model.weigh(ASKED, ("A", "B"))
+    await model.measure(ASKED)
+    assert gate.passed == [Call("r", 2, "batch"), Call(), Call(samples=0)]
+    assert gate.inside == 0
+
+
+async def test_waiting_is_not_counted_as_time_of_the_call(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    engine.start()
+    gate = Turnstile()
+    answer = asyncio.create_task(EngineModel(engine, gate).answer(ASKED))
+    began = asyncio.get_running_loop().time()
+    await engine.ensure_awake()
+    waited = asyncio.get_running_loop().time() - began
+    gate.open.set()
+    reply = await answer
+    assert reply.calls[0].seconds < waited
+
+
+async def test_a_turn_ends_with_the_call_however_that_ends(make_engine: MakeEngine) -> None:
+    gate = Turnstile()
+    gate.open.set()
+    engine = make_engine("qwen", Script(cut_after_tokens=1))
+    engine.start()
+    with pytest.raises(EngineDied):
+        await EngineModel(engine, gate).answer(ASKED)
+    await engine.stop()
+    with pytest.raises(EngineUnavailable):
+        await EngineModel(engine, gate).answer(ASKED)
+    assert (len(gate.passed), gate.inside) == (2, 0)
+
+
+async def test_calls_that_may_still_come_are_announced_at_the_gate(make_engine: MakeEngine) -> None:
+    gate = Turnstile()
+    with EngineModel(make_engine(), gate).expecting(ASKED.but(samples=4, request_id="r")):
+        assert gate.expected == [Call("r", 4)]

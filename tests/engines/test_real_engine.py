@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,16 +15,20 @@ import pytest
 from local_fusion.config.schema import EngineSettings, ModelConfig
 from local_fusion.core.chat import ChatRequest, Message
 from local_fusion.core.events import Event, TextDelta
+from local_fusion.core.model import Reply
 from local_fusion.core.sampling import Sampling
+from local_fusion.engines import moving
 from local_fusion.engines.checkpoints import resolve
 from local_fusion.engines.command import engine_command
 from local_fusion.engines.engine import Engine
 from local_fusion.engines.host import LocalHost
 from local_fusion.engines.measuring import measure
 from local_fusion.engines.model import EngineModel
+from local_fusion.engines.moving import Level
+from local_fusion.engines.pulse import figures_of
 from local_fusion.engines.runtime_folder import RuntimeFolder
 from local_fusion.engines.warden import family_of
-from local_fusion.errors import ContextTooLong, EngineUnavailable, RequestError
+from local_fusion.errors import ContextTooLong, EngineDied, EngineUnavailable, RequestError
 from local_fusion.planner.plan import Placement
 from tests.conftest import placement
 from tests.engines.waiting import alive, eventually
@@ -41,11 +46,12 @@ def real_placement() -> Placement:
     return placement("smollm2", checkpoint=resolve(SOURCE), kv_cache_bytes=2**27, max_model_len=2048)
 
 
-def real_engine(folder: RuntimeFolder) -> Engine:
+def real_engine(folder: RuntimeFolder, *, hang_seconds: float = 60, **more_env: str) -> Engine:
     socket = folder.socket("smollm2")
     model = ModelConfig(source=SOURCE, max_num_seqs=16)
     command = engine_command(real_placement(), model, socket=socket, python=sys.executable, environ=os.environ)
-    settings = EngineSettings(start_seconds=600)
+    command = replace(command, env={**command.env, **more_env})
+    settings = EngineSettings(start_seconds=600, hang_seconds=hang_seconds)
     return Engine(
         "smollm2", command, socket=socket, log=folder.log("smollm2"), host=LocalHost(folder), settings=settings
     )
@@ -105,7 +111,7 @@ async def test_a_real_engine_answers_weighs_measures_comes_back_after_a_crash_an
         assert sum(weights.values()) == pytest.approx(1)
         assert weights["A"] > weights["B"]
 
-        room = await model.measure(ASKED.messages)
+        room = await model.measure(ASKED)
         assert room.tokens == reply.calls[0].usage.prompt_tokens
         assert room.limit == 2048
 
@@ -133,20 +139,39 @@ async def test_a_real_engine_answers_weighs_measures_comes_back_after_a_crash_an
         await engine.stop()
 
 
-async def test_a_client_that_leaves_a_real_engine_frees_its_place(runtime_folder: RuntimeFolder) -> None:
-    engine = real_engine(runtime_folder)
+async def test_a_real_engine_sleeps_and_wakes_as_told_frees_the_places_of_clients_that_leave_and_is_killed_when_frozen(
+    runtime_folder: RuntimeFolder,
+) -> None:
+    # On the CPU vLLM goes through all of sleeping and waking but keeps its memory (vllm/v1/worker/cpu_worker.py).
+    engine = real_engine(runtime_folder, hang_seconds=10, VLLM_SERVER_DEV_MODE="1")
     engine.start()
     try:
         client = await engine.ensure_awake()
+        exactly = ASKED.but(sampling=Sampling(max_tokens=8, temperature=0))
+        said = (await EngineModel(engine).answer(exactly)).choices
+        levels: tuple[Level, ...] = (1, 2)
+        for level in levels:
+            await moving.fall_asleep(client, level, seconds=30)
+            late = asyncio.create_task(EngineModel(engine).answer(exactly))
+            await eventually(lambda: client.in_flight == 1)
+            await moving.wake_up(client, level, seconds=30, reload_seconds=60)
+            assert (await late).choices == said
+
+        quiet = figures_of(await client.metrics())
+        for name in ("iteration_tokens_total_count", "generation_tokens_total", "kv_cache_usage_perc"):
+            assert f"vllm:{name}{{" in quiet
         heard = asyncio.Event()
-        answer = asyncio.create_task(
-            EngineModel(engine).answer(
-                ASKED.but(sampling=Sampling(max_tokens=1900, temperature=1), samples=8), lambda event: heard.set()
-            )
-        )
+
+        def answering() -> asyncio.Task[Reply]:
+            heard.clear()
+            long = ASKED.but(sampling=Sampling(max_tokens=1900, temperature=1), samples=8)
+            return asyncio.create_task(EngineModel(engine).answer(long, lambda event: heard.set()))
+
+        answer = answering()
         await heard.wait()
         answer.cancel()
         await asyncio.wait([answer])
+        assert figures_of(await client.metrics()) != quiet
 
         async def running() -> float:
             response = await client.forward("GET", "/metrics", {}, b"")
@@ -157,5 +182,14 @@ async def test_a_client_that_leaves_a_real_engine_frees_its_place(runtime_folder
         async with asyncio.timeout(20):
             while await running():
                 await asyncio.sleep(0.1)
+
+        answer = answering()
+        await heard.wait()
+        (core,) = engine_cores(runtime_folder)
+        before = family(runtime_folder)
+        os.kill(core, signal.SIGSTOP)
+        with pytest.raises(EngineDied, match="was killed: it gave no sign of life for 10 s"):
+            await asyncio.wait_for(answer, 60)
+        await eventually(lambda: not any(alive(pid) for pid in before), 30)
     finally:
         await engine.stop()

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 
 import pytest
 
-from local_fusion.core.chat import Message
+from local_fusion.core.chat import ChatRequest, Message
 from local_fusion.core.events import CallEnded, Failed, MemberFinished, MemberStarted
+from local_fusion.core.model import Emit, Reply, unheard
 from local_fusion.core.sampling import Sampling
 from local_fusion.errors import ContextTooLong, EngineDied, PanelFailed
+from local_fusion.simulation import clock
 from tests.scripted import Heard, Scripted, asking, fusion
 
 
@@ -111,6 +113,19 @@ async def test_a_request_that_no_member_can_take_is_the_callers_fault() -> None:
     models = [Scripted(name, error=ContextTooLong("too long", param="messages")) for name in "ab"]
     with pytest.raises(ContextTooLong):
         await fusion(models, f=vote(["a", "b"]))["f"].answer(asking())
+
+
+def test_batch_requests_have_no_deadline_because_they_wait_for_all_others() -> None:
+    class Waits(Scripted):
+        async def answer(self, request: ChatRequest, emit: Emit = unheard) -> Reply:
+            await asyncio.sleep(3600)
+            return await super().answer(request, emit)
+
+    built = fusion([Waits("a", ["1"])], f=vote(["a"], deadlines={"panel": 60}))["f"]
+    reply = clock.run(built.answer(asking().but(priority="batch")))
+    assert reply.choices[0].text == "1"
+    with pytest.raises(PanelFailed, match="60 s"):
+        clock.run(built.answer(asking()))
 
 
 async def test_a_member_past_the_deadline_is_cancelled_and_its_tokens_still_count() -> None:

@@ -179,7 +179,7 @@ async def test_candidates_that_do_not_fit_are_cut_fairly_and_the_trace_says_so()
     assert reply.report is not None
     assert [trim.reader for trim in reply.report.trims] == ["judge", "judge"]  # as judge, then as synthesizer
     for request in judge.requests:
-        room = await judge.measure(request.messages)
+        room = await judge.measure(request)
         assert room.tokens + (request.sampling.max_tokens or 0) <= room.limit
         assert "short draft" in request.messages[-1].content
 
@@ -280,7 +280,7 @@ async def test_a_writing_fusion_with_a_broken_member_still_writes() -> None:
 
 
 class Broken(Scripted):
-    async def measure(self, messages: tuple[Message, ...]) -> Room:
+    async def measure(self, request: ChatRequest) -> Room:
         raise EngineDied("gone")
 
 

@@ -98,6 +98,7 @@ async def analyse(session: Session, judge: Reference, candidates: Sequence[Candi
                 sampling=sampling.capped(fitted.left),
                 response_format=response_format(len(candidates)),
                 request_id=session.request.request_id,
+                priority=session.request.priority,
             ),
             session.relay("judge", judge.model, lambda _: None),
         )

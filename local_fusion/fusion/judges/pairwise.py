@@ -53,6 +53,7 @@ async def _judge(session: Session, judge: Reference, candidates: Sequence[Candid
             messages=prompts.comparison(messages, texts[first], texts[second]),
             sampling=Sampling(temperature=0, max_tokens=1),
             request_id=session.request.request_id,
+            priority=session.request.priority,
         )
         async with limit:
             weights = await model.weigh(request, prompts.PAIR, emit)

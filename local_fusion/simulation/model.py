@@ -1,0 +1,144 @@
+"""A simulated engine as a `ChatModel`, to fusions no different from `engines.model.EngineModel`."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+
+from local_fusion.core.chat import ChatRequest
+from local_fusion.core.events import CallEnded, Queued, TextDelta
+from local_fusion.core.model import Choice, Emit, Reply, Room, unheard
+from local_fusion.core.records import CallRecord, Usage
+from local_fusion.engines.gate import Call, Gate
+from local_fusion.errors import ContextTooLong
+from local_fusion.simulation.engine import SimulatedEngine
+from local_fusion.simulation.texts import fits, text_of, tokens_of
+from local_fusion.simulation.workload import Arrival
+
+
+class SimulatedModel:
+    """Passes the engine's `gate` as a real call does; then virtual time passes as the engine's speed has it.
+
+    `arrivals` says by request id how long answers are.
+    """
+
+    def __init__(self, engine: SimulatedEngine, gate: Gate, arrivals: Mapping[str, Arrival]) -> None:
+        self._engine = engine
+        self._gate = gate
+        self._arrivals = arrivals
+        self._limit = engine.shape.placement.max_model_len
+
+    @property
+    def name(self) -> str:
+        """See `ChatModel.name`."""
+        return self._engine.name
+
+    async def answer(self, request: ChatRequest, emit: Emit = unheard) -> Reply:
+        """See `ChatModel.answer`: made-up texts, as long as the workload asks for."""
+        prompt, most = tokens_of(request.messages), request.sampling.max_tokens
+        self._must_fit(prompt, most or 1)
+        room = most or self._limit - prompt
+        keys = [_key(self.name, request, index) for index in range(request.samples)]
+        wanted = [self._arrivals[request.request_id].answer_length(key) for key in keys]
+        lengths = [min(length, room) for length in wanted]
+        async with self._turn(_call(request), emit):
+            call = _Recorded(self.name, request.samples)
+            with call.until_ended(emit):
+                await self._engine.generate(prompt, lengths)
+                call.usage = Usage(prompt, sum(lengths))
+                texts = [_text(request, key, length) for key, length in zip(keys, lengths, strict=True)]
+                for index, (text, length) in enumerate(zip(texts, lengths, strict=True)):
+                    emit(TextDelta(text, index, length))
+        reasons = ["stop" if length == whole else "length" for length, whole in zip(lengths, wanted, strict=True)]
+        return Reply(tuple(Choice(*each) for each in zip(texts, reasons, strict=True)), (call.record,))
+
+    async def weigh(self, request: ChatRequest, labels: tuple[str, ...], emit: Emit = unheard) -> Mapping[str, float]:
+        """See `ChatModel.weigh`: one token, and probabilities drawn by lot, always the same for the same request."""
+        prompt = tokens_of(request.messages)
+        self._must_fit(prompt, 1)
+        async with self._turn(_call(request, samples=1), emit):
+            call = _Recorded(self.name, 1)
+            with call.until_ended(emit):
+                await self._engine.generate(prompt, [1])
+                call.usage = Usage(prompt, 1)
+        source = random.Random(_key(self.name, request, 0) + request.messages[-1].content)
+        weights = [source.random() for _ in labels]
+        return {label: weight / sum(weights) for label, weight in zip(labels, weights, strict=True)}
+
+    async def measure(self, request: ChatRequest) -> Room:
+        """See `ChatModel.measure`; counting takes no time."""
+        async with self._turn(_call(request, 0), unheard):
+            return Room(tokens_of(request.messages), self._limit)
+
+    def expecting(self, request: ChatRequest) -> AbstractContextManager[None]:
+        """See `ChatModel.expecting`."""
+        return self._gate.expecting(_call(request))
+
+    def _must_fit(self, prompt: int, wanted: int) -> None:
+        if prompt + wanted > self._limit:
+            raise ContextTooLong(
+                f"{self.name}: a prompt of {prompt} tokens and an answer of {wanted} exceed its context of "
+                f"{self._limit}",
+                hint="Shorten the conversation or ask for fewer tokens.",
+            )
+
+    @asynccontextmanager
+    async def _turn(self, call: Call, emit: Emit) -> AsyncIterator[None]:
+        """The call's turn at the gate; how long it waited is told to the engine's lane."""
+
+        def tell(ahead: int, reason: str) -> None:
+            emit(Queued(self.name, ahead, reason))
+
+        lane, began, waiting = self._engine.lane, _now(), True
+        lane.queued.put(began, lane.queued.last + 1)
+        try:
+            async with self._gate.turn(call, tell):
+                waiting = False
+                lane.queued.put(_now(), lane.queued.last - 1)
+                lane.waits.append(_now() - began)
+                yield
+        finally:
+            if waiting:  # turned away, or cancelled
+                lane.queued.put(_now(), lane.queued.last - 1)
+
+
+class _Recorded:
+    """A call in progress, recorded by one `CallEnded` however it ends."""
+
+    def __init__(self, model: str, samples: int) -> None:
+        self._model = model
+        self._samples = samples
+        self._began = _now()
+        self.usage = Usage()
+        self.record: CallRecord
+
+    @contextmanager
+    def until_ended(self, emit: Emit) -> Iterator[None]:
+        error: str | None = None
+        try:
+            yield
+        except BaseException as failure:
+            error = "cancelled" if isinstance(failure, asyncio.CancelledError) else repr(failure)
+            raise
+        finally:
+            self.record = CallRecord("panel", self._model, self.usage, _now() - self._began, self._samples, error)
+            emit(CallEnded(self.record))
+
+
+def _call(request: ChatRequest, samples: int | None = None) -> Call:
+    return Call(request.request_id, request.samples if samples is None else samples, request.priority)
+
+
+def _key(model: str, request: ChatRequest, index: int) -> str:
+    """What tells one answer of a request from all others, whatever happens when: its seed differs by member."""
+    return f"{model}/{request.sampling.seed}/{'json' if request.response_format else 'text'}/{index}"
+
+
+def _text(request: ChatRequest, key: str, tokens: int) -> str:
+    return fits(request.response_format) if request.response_format else text_of(tokens, f"answer {key}: ")
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

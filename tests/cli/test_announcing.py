@@ -1,0 +1,53 @@
+"""The lines that `serve` writes about its engines."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from rich.console import Console
+
+from local_fusion.cli.announcing import States
+from tests.server.controlled import snapshot
+
+
+def told(*states: tuple[str, dict[str, Any]]) -> list[str]:
+    """The lines about `a` in these states, one after the other."""
+    file = io.StringIO()
+    lines = States(Console(file=file, width=200))
+    for state, changes in states:
+        lines.hear(snapshot("a", state, **changes))
+    return file.getvalue().splitlines()
+
+
+def test_a_start_tells_its_seconds() -> None:
+    assert told(("starting", {}), ("awake", {"seconds_to_ready": 3.14})) == [
+        "engine a: starting",
+        "engine a: awake ready after 3.1 s",
+    ]
+
+
+def test_sleep_and_waking_tell_their_level_and_seconds() -> None:
+    asleep = {"level": 1, "seconds_to_sleep": 2.52}
+    waking = asleep | {"seconds_to_wake": 0.81}
+    states = (("falling_asleep", {"level": 1}), ("asleep", asleep), ("waking", asleep), ("awake", waking))
+    assert told(*states) == [
+        "engine a: falling asleep at level 1",
+        "engine a: asleep at level 1 after 2.5 s",
+        "engine a: waking from level 1",
+        "engine a: awake again after 0.8 s",
+    ]
+
+
+def test_what_changes_within_a_state_is_no_line_of_its_own() -> None:
+    assert told(("starting", {}), ("starting", {"pid": 7})) == ["engine a: starting"]
+
+
+def test_failures_tell_their_cause() -> None:
+    crashed = {"last_error": "a crashed: out of memory [cuda]"}
+    assert told(("backing_off", crashed), ("starting", {}), ("broken", crashed), ("stopped", crashed)) == [
+        "engine a: backing off a crashed: out of memory [cuda]; trying again",
+        "engine a: starting",
+        "engine a: broken a crashed: out of memory [cuda]",
+        "engine a: stopped a crashed: out of memory [cuda]",
+    ]
