@@ -40,7 +40,7 @@ from local_fusion.planner.explain import refusal_error
 from local_fusion.planner.inputs import Inputs
 from local_fusion.planner.plan import Placement, Plan
 from local_fusion.planner.planning import make_plan
-from local_fusion.scheduler.costs import Costs
+from local_fusion.scheduler.costs import Costs, longest_step
 from local_fusion.scheduler.scheduler import Scheduler
 from local_fusion.scheduler.situation import Footprint
 
@@ -117,7 +117,7 @@ async def open_runtime(
         stack.callback(folder.close)
         host = make_host(folder)
         shared = _Shared(DeviceLocks(), _probe(plan) if for_real else None)
-        engines = {placement.model: _engine(config, placement, folder, host, shared) for placement in plan.placements}
+        engines = {placement.model: _engine(inputs, placement, folder, host, shared) for placement in plan.placements}
         stack.push_async_callback(_stop_all, engines.values())
         lessons = Lessons(inputs)
         stack.push_async_callback(lessons.aclose)
@@ -242,8 +242,8 @@ class _Shared:
     probe: MemoryProbe | None
 
 
-def _engine(config: Config, placement: Placement, folder: RuntimeFolder, host: EngineHost, shared: _Shared) -> Engine:
-    name = placement.model
+def _engine(inputs: Inputs, placement: Placement, folder: RuntimeFolder, host: EngineHost, shared: _Shared) -> Engine:
+    name, config = placement.model, inputs.config
     model, socket = config.models[name], folder.socket(name)
     return Engine(
         name,
@@ -252,9 +252,9 @@ def _engine(config: Config, placement: Placement, folder: RuntimeFolder, host: E
         log=folder.log(name),
         host=host,
         settings=config.engines,
-        devices=placement.devices,
         claim=Claim.of(placement, shared.locks, shared.probe),
         smaller=with_smaller_cache(placement, model, socket=socket, python=sys.executable, environ=os.environ),
+        step_seconds=longest_step(placement, inputs.facts[name].parameters),
     )
 
 

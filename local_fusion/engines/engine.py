@@ -80,16 +80,16 @@ class Engine:
         log: Path,
         host: EngineHost,
         settings: EngineSettings,
-        devices: tuple[int, ...] = (),
         claim: Claim = Claim(),  # noqa: B008 - frozen
         smaller: SmallerCache | None = None,
+        step_seconds: float = 0.0,
         clock: Clock = REAL_TIME,
     ) -> None:
         self.name = name
         self._command = command
         self._smaller = smaller
-        self._frame = Frame(name, socket, log, host, settings, claim, clock)
-        self._snapshot = EngineSnapshot(name, "stopped", time.time(), devices or claim.devices)
+        self._frame = Frame(name, socket, log, host, settings, claim, clock, step_seconds)
+        self._snapshot = EngineSnapshot(name, "stopped", time.time(), claim.devices)
         self._listeners: list[Listener] = []
         self._failure: EngineError | None = None
         self._run = Run()

@@ -40,7 +40,7 @@ class Over(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What all processes of one engine have in common."""
+    """What all processes of one engine have in common. One step of it takes at most about `step_seconds`."""
 
     name: str
     socket: Path
@@ -49,6 +49,7 @@ class Frame:
     settings: EngineSettings
     claim: Claim
     clock: Clock
+    step_seconds: float
 
 
 class Life:
@@ -176,7 +177,11 @@ class Life:
     def _watch(self) -> Coroutine[Any, Any, str]:
         frame = self._frame
         return until_lifeless(
-            self.client, frame.settings.hang_seconds, frame.clock, working=lambda: self.phase == "awake"
+            self.client,
+            frame.settings.hang_seconds,
+            frame.clock,
+            working=lambda: self.phase == "awake",
+            step_seconds=frame.step_seconds,
         )
 
     async def _found_dead(self) -> Cause:

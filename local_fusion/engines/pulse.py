@@ -12,6 +12,8 @@ from local_fusion.errors import LocalFusionError
 
 # So many looks in the time that an engine may show no life: a frozen one is found at most a quarter late.
 _LOOKS = 4
+# How long a step takes is an estimate; one that takes so many times longer is none any more.
+_TIMES_LONGER = 3
 # What moves while the engine core works. All names are from vllm/v1/metrics/loggers.py. Steps and tokens count only
 # what comes out; the cache's use grows in the middle of a long prompt, too, with each chunk of it.
 _FIGURES = re.compile(
@@ -21,14 +23,18 @@ _FIGURES = re.compile(
 )
 
 
-async def until_lifeless(client: EngineClient, seconds: float, clock: Clock, *, working: Callable[[], bool]) -> str:
+async def until_lifeless(
+    client: EngineClient, seconds: float, clock: Clock, *, working: Callable[[], bool], step_seconds: float = 0.0
+) -> str:
     """Return when the engine has shown no life for `seconds`, with how that shows.
 
     Either it neither says that it is well nor gives a piece of any answer; or, while it is `working`, calls are in
-    flight, none gets a piece, and nothing moves in its engine core. Looks are counted, not time, so that nobody
-    is found dead because we were stopped ourselves. An engine that is well is asked for its health and no more.
+    flight, none gets a piece, and nothing moves in its engine core, for longer too than its steps of `step_seconds`
+    can take. Looks are counted, not time, so that nobody is found dead because we were stopped ourselves. An engine
+    that is well is asked for its health and no more.
     """
     pause = seconds / _LOOKS
+    too_many = max(_LOOKS, _TIMES_LONGER * step_seconds / pause)
     silent = stuck = 0
     heard, figures = client.heard, ""
     while True:
@@ -40,7 +46,7 @@ async def until_lifeless(client: EngineClient, seconds: float, clock: Clock, *, 
         before = figures
         figures = await _told(client, pause) if well and not gave and client.in_flight and working() else ""
         stuck = stuck + 1 if figures and figures == before else 0
-        if stuck >= _LOOKS:
+        if stuck >= too_many:
             return f"did not take a step although {client.in_flight} calls were in flight"
 
 

@@ -303,10 +303,7 @@ class Scheduler:
 
     def _say(self, record: Waited | Moved) -> None:
         for listener in tuple(self._listeners):
-            try:
-                listener(record)
-            except Exception:  # whoever listens must not take the calls with it
-                _logger.exception("a listener failed at %s", record)
+            _try(listener, record)
 
     def _heard(self, snapshot: EngineSnapshot) -> None:
         name, line = snapshot.name, self._lines[snapshot.name]
@@ -366,7 +363,7 @@ class Scheduler:
                 for ahead, ticket in enumerate(line.tickets()):
                     if ticket.tell is not unheard and ticket.told != (ahead, why):
                         ticket.told = ahead, why
-                        ticket.tell(ahead, why)
+                        _try(ticket.tell, ahead, why)
             again.append(at + _TELL_SECONDS)  # words change with the clock, too
         return min(again, default=None)
 
@@ -404,6 +401,14 @@ class _EngineGate:
 
     def expecting(self, call: Call) -> AbstractContextManager[None]:
         return self.scheduler.expecting(self.name, call)
+
+
+def _try(listener: Callable[..., None], *news: object) -> None:
+    """Whoever listens must not take the calls with it."""
+    try:
+        listener(*news)
+    except Exception:
+        _logger.exception("a listener failed at %s", news)
 
 
 def stopping() -> EngineUnavailable:

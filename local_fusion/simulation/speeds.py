@@ -46,7 +46,7 @@ class Rates:
     disk_rate: float = costs.DISK_RATE
     cpu_step: float = 11.7e-3
     cpu_bandwidth: float = 10e9
-    cpu_flops: float = 191e9
+    cpu_flops: float = costs.CPU_FLOPS
     cpu_start: float = costs.CPU_START_SECONDS
     stop: float = 0.3
 

@@ -52,7 +52,7 @@ class Looked:
         """The script has ended, and the engine was taken for alive all the while."""
 
 
-async def verdict(client: Looked, *, working: bool = True) -> tuple[str, float]:
+async def verdict(client: Looked, *, working: bool = True, step_seconds: float = 0) -> tuple[str, float]:
     """How it shows that the engine is dead, and after how many seconds; 60 are the limit. Raises `Looked.Enough`."""
     passed = 0.0
 
@@ -63,7 +63,7 @@ async def verdict(client: Looked, *, working: bool = True) -> tuple[str, float]:
 
     stand_in: Any = client
     clock = Clock(lambda: passed, sleep)
-    said = await until_lifeless(stand_in, 60, clock, working=lambda: working)
+    said = await until_lifeless(stand_in, 60, clock, working=lambda: working, step_seconds=step_seconds)
     return said, passed
 
 
@@ -94,6 +94,12 @@ async def test_calls_without_a_piece_and_a_core_without_a_step_are_death_behind_
     said, seconds = await verdict(Looked([True] * 50, in_flight=3))
     assert said == "did not take a step although 3 calls were in flight"
     assert 60 <= seconds <= 90
+
+
+async def test_an_engine_whose_steps_take_minutes_is_given_minutes() -> None:
+    said, seconds = await verdict(Looked([True] * 50, in_flight=1), step_seconds=100)
+    assert said == "did not take a step although 1 calls were in flight"
+    assert 300 <= seconds <= 330
 
 
 @pytest.mark.parametrize(
