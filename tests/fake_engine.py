@@ -37,6 +37,8 @@ class Script:
     rules: list[tuple[str, str | list[str]]] = field(default_factory=list)
     # As `rules`, with the probabilities of labels for `logprob_token_ids`; labels not named share a tiny rest.
     weights: list[tuple[str, dict[str, float]]] = field(default_factory=list)
+    # The reply is the engine's name and all marks, «like this», in the conversation: nothing else must turn up there.
+    signed: bool = False
     # The reply to any request with a `response_format`, before `rules`.
     json_reply: dict[str, Any] | None = None
     record: str | None = None  # file that gets a JSON line for each request, its end, or its client's disappearance
@@ -60,9 +62,8 @@ class Script:
     sleep_seconds: float = 0.0
     wake_seconds: float = 0.0  # for each of weights and KV cache
     reload_seconds: float = 0.0  # reading the weights again after level 2
-    fail_sleep: str | None = (
-        None  # "error": status 500; "hang"; "insomnia": says yes, stays awake; "hold": keeps memory
-    )
+    # "error": status 500; "hang"; "insomnia": says yes and stays awake; "hold": keeps its memory
+    fail_sleep: str | None = None
     fail_wake: str | None = None  # "error": out of memory, says vLLM, and lives on; "exit": and ends; "hang"
     die_asleep: bool = False  # exit as soon as the answer to /sleep is sent
     awake_bytes: int = 0  # booked for each of `devices`, or of CUDA_VISIBLE_DEVICES
@@ -317,6 +318,9 @@ class FakeEngine:
         reply: str | list[str] = f"echo: {last}"
         if self.script.json_reply is not None and body.get("response_format"):
             reply = json.dumps(self.script.json_reply)
+        elif self.script.signed:
+            marks = re.findall("«[^»]*»", " ".join(message["content"] or "" for message in body["messages"]))
+            reply = " ".join([self.name, *sorted(set(marks))])
         else:
             for pattern, text in self.script.rules:
                 if re.search(pattern, last, re.DOTALL):
@@ -359,8 +363,8 @@ class FakeEngine:
             if self.aborting.is_set():
                 break
             if said == self.script.half_close_after_tokens:
+                self.record(event="half closed")  # before, because a test that sees the one looks for the other
                 request.transport.get_extra_info("socket").shutdown(socket.SHUT_WR)
-                self.record(event="half closed")
                 await asyncio.Event().wait()
             if said == self.script.die_after_tokens:
                 os._exit(70)

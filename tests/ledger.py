@@ -63,6 +63,12 @@ class Ledger:
                 int(device): sum(entry["holds"].get(device, 0) for entry in entries) for device in content["capacity"]
             }
 
+    @contextmanager
+    def untouched(self) -> Iterator[None]:
+        """Nobody writes in it while in this block."""
+        with self._open():
+            yield
+
     def free_bytes(self, device: int) -> int | None:
         """See `MemoryProbe.free_bytes`."""
         from local_fusion.engines.devices import DeviceGone

@@ -95,14 +95,17 @@ class ForwardedResponse:
 class EngineClient:
     """A connection pool to the engine called `name` that listens on `socket`.
 
-    `heard` grows with every piece of an answer to a call. What the engine is told by `control` is no call.
+    `heard` grows with every piece of an answer to a call. What the engine is told by `control` is no call. It is `gone`
+    once nobody listens to the socket any more, which shows before the last of the engine's processes has ended.
     """
 
     def __init__(self, socket: Path, name: str) -> None:
         self.name = name
         self.heard = 0
+        self.gone = False
         self._calls = 0
         self._answers: set[aiohttp.ClientResponse] = set()
+        self._being_read: set[aiohttp.ClientResponse] = set()
         self._idle = asyncio.Event()
         self._idle.set()
         self._socket = socket
@@ -198,6 +201,11 @@ class EngineClient:
         """Calls that are not answered to their end."""
         return self._calls + len(self._answers)
 
+    @property
+    def waiting(self) -> int:
+        """Calls in flight that wait for the engine; the others wait for whoever reads their answer."""
+        return self.in_flight - len(self._being_read)
+
     async def idle(self) -> None:
         """Wait until no call is in flight."""
         while self.in_flight:
@@ -250,7 +258,9 @@ class EngineClient:
         """The pieces of an answer as they arrive."""
         async for piece in response.content.iter_any():
             self.heard += 1
+            self._being_read.add(response)
             yield piece
+            self._being_read.discard(response)
 
     @contextmanager
     def translated(self) -> Iterator[None]:
@@ -258,6 +268,7 @@ class EngineClient:
         try:
             yield
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            self.gone |= isinstance(error.__cause__, (ConnectionRefusedError, FileNotFoundError))
             raise EngineUnavailable(f"{self.name} does not accept connections: {error}", hint=_HINT) from error
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             why = self._given_up or f"went away in the middle of a call: {error!r}"
@@ -266,6 +277,7 @@ class EngineClient:
     def ended(self, response: aiohttp.ClientResponse) -> None:
         """Nobody reads that answer any longer."""
         self._answers.discard(response)
+        self._being_read.discard(response)
         self._rest()
 
     @contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -10,12 +12,17 @@ from typing import Protocol
 
 from local_fusion.config.quantities import format_bytes
 from local_fusion.engines.clock import REAL_TIME, Clock
+from local_fusion.engines.warden import all_processes, family_of
 from local_fusion.errors import MemoryTaken
 from local_fusion.planner.plan import Placement
+
+_logger = logging.getLogger(__name__)
 
 # A driver gives memory back some time after the process that held it is gone; so long it is waited for.
 _PATIENCE = 5.0
 _POLL_SECONDS = 0.2
+# One that does not answer for so long hangs, as they do over a card that has fallen off the bus.
+_DRIVER_SECONDS = 10.0
 _MOST_NAMED = 3
 
 
@@ -101,12 +108,10 @@ class Claim:
             async with self.locks.hold(self.devices):
                 yield
 
-    async def check(
-        self, name: str, *, asleep: bool, ours: frozenset[int] = frozenset(), clock: Clock = REAL_TIME
-    ) -> None:
+    async def check(self, name: str, *, asleep: bool, clock: Clock = REAL_TIME) -> None:
         """Wait some seconds until each device has free what the engine `name` still needs to be awake.
 
-        `ours` are the engine's own processes. Raises `MemoryTaken` that says who holds what is missing, `DeviceGone`.
+        Raises `MemoryTaken` that says who holds what is missing, `DeviceGone`.
         """
         if self.probe is None:
             return
@@ -115,13 +120,14 @@ class Claim:
             free = await self._patiently(device, needed, clock)
             if free is not None and free < needed:
                 holders = await asyncio.to_thread(self.probe.holders, device)
-                raise _taken(name, self.where(device), free, needed, [each for each in holders if each.pid not in ours])
+                ours = await asyncio.to_thread(_our_engines)
+                raise _taken(name, self.where(device), free, needed, holders, ours)
 
     async def free(self) -> tuple[int | None, ...]:
         """What each device has free now, where that is told. Raises `DeviceGone`."""
         if self.probe is None:
             return (None,) * len(self.devices)
-        return tuple([await asyncio.to_thread(self.probe.free_bytes, device) for device in self.devices])
+        return tuple([await self._look(device) for device in self.devices])
 
     async def given_back(self, before: tuple[int | None, ...], *, clock: Clock = REAL_TIME) -> bool:
         """Wait some seconds until what was free `before` has grown by what an engine that was awake had pooled.
@@ -144,26 +150,47 @@ class Claim:
 
     async def _patiently(self, device: int, wanted: int, clock: Clock) -> int | None:
         """The device's free bytes as soon as they are `wanted`, or as they are when patience has run out."""
-        assert self.probe is not None
         deadline = clock.now() + _PATIENCE
         while True:
-            free = await asyncio.to_thread(self.probe.free_bytes, device)
+            free = await self._look(device)
             if free is None or free >= wanted or clock.now() >= deadline:
                 return free
             await clock.sleep(_POLL_SECONDS)
 
+    async def _look(self, device: int) -> int | None:
+        assert self.probe is not None
+        try:
+            async with asyncio.timeout(_DRIVER_SECONDS):
+                return await asyncio.to_thread(self.probe.free_bytes, device)
+        except TimeoutError:
+            _logger.warning("the driver has not said for %g s what %s has free", _DRIVER_SECONDS, self.where(device))
+            return None
 
-def _taken(name: str, where: str, free: int, needed: int, holders: list[Holder]) -> MemoryTaken:
-    known = sorted(holders, key=lambda holder: holder.bytes or 0, reverse=True)
+
+def _our_engines() -> frozenset[int]:
+    """Every process of every engine that this server runs: each family is in a session that a child of ours leads."""
+    processes, us = all_processes(), os.getpid()
+    wardens = [each.pid for each in processes.values() if each.parent == us and each.session == each.pid]
+    return frozenset(pid for warden in wardens for pid in family_of(warden))
+
+
+def _taken(
+    name: str, where: str, free: int, needed: int, holders: tuple[Holder, ...], ours: frozenset[int]
+) -> MemoryTaken:
+    others = [holder for holder in holders if holder.pid not in ours]
+    known = sorted(others, key=lambda holder: holder.bytes or 0, reverse=True)
     named = [f"process {each.pid} {each.name} {_size(each.bytes)}".rstrip() for each in known[:_MOST_NAMED]]
     more = f" and {len(known) - _MOST_NAMED} more" if len(known) > _MOST_NAMED else ""
     held = sum(holder.bytes or 0 for holder in known)
-    by_others = f": {format_bytes(held)} are held by others" if held else ": others hold the rest" if known else ""
+    who = f": {format_bytes(held)} are held by others" if held else ": others hold the rest" if known else ""
+    way_out = "End what else runs there, or leave it room in the plan (engines.gpu_reserve, engines.memory_share)"
+    if holders and not others:
+        who = ", and nobody but this server's engines holds any of it"
+        way_out = "They take more than was planned: leave them more room (engines.gpu_reserve)"
     return MemoryTaken(
-        f"{where} has {format_bytes(free)} free of the {format_bytes(needed)} that {name} needs{by_others}"
+        f"{where} has {format_bytes(free)} free of the {format_bytes(needed)} that {name} needs{who}"
         + (f" ({', '.join(named)}{more})" if named else ""),
-        hint="End what else runs there, or leave it room in the plan (engines.gpu_reserve, engines.memory_share); "
-        "the next call tries again.",
+        hint=f"{way_out}; the next call tries again.",
     )
 
 

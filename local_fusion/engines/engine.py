@@ -23,7 +23,7 @@ from local_fusion.engines.log_causes import Cause
 from local_fusion.engines.moving import Level
 from local_fusion.engines.orders import Run, Stopped
 from local_fusion.engines.racing import first
-from local_fusion.engines.recovery import End, GivenUp, Record, after
+from local_fusion.engines.recovery import Again, End, GivenUp, Record, after
 from local_fusion.errors import (
     EngineError,
     EngineStartFailed,
@@ -46,8 +46,8 @@ class EngineSnapshot:
     """An engine at one moment. `since` is when it took this state (seconds since the epoch).
 
     `level` is how deep it sleeps, on the way there and back too. The seconds are those of its last start, sleep and
-    wake. `restarts` after failures are counted over all runs. `note` says what is not as planned; `log_tail` are its
-    last lines where it failed.
+    wake. `restarts` after failures are counted over all runs. `hint` is the way out of the last error. `note` says what
+    is not as planned; `log_tail` are its last lines where it failed.
     """
 
     name: str
@@ -57,6 +57,7 @@ class EngineSnapshot:
     pid: int | None = None
     restarts: int = 0
     last_error: str | None = None
+    hint: str = ""
     seconds_to_ready: float | None = None
     level: Level | None = None
     note: str | None = None
@@ -175,7 +176,7 @@ class Engine:
             if before is not None:
                 await asyncio.wait({before})
             self._failure = None
-            self._become("starting", last_error=None, log_tail=None)
+            self._become("starting", last_error=None, hint="", log_tail=None)
             outcome = await self._keep_going(run)
         except MemoryTaken as taken:
             outcome = GivenUp("stopped", taken)
@@ -191,7 +192,7 @@ class Engine:
                 self._become("stopped", pid=None, level=None, log_tail=None)
             else:
                 self._failure = outcome.failure
-                self._become(outcome.state, pid=None, level=None, last_error=outcome.failure.message)
+                self._become(outcome.state, pid=None, level=None, **_told(outcome.failure))
             run.close(self._why_not, freed=freed)
 
     async def _keep_going(self, run: Run) -> GivenUp | None:
@@ -199,7 +200,7 @@ class Engine:
         record = Record()
         while not run.stop_asked.is_set():
             end = await self._live(run)
-            if end is None:
+            if end is None or run.stop_asked.is_set():
                 break
             run.is_gone()
             next_step = after(
@@ -218,17 +219,17 @@ class Engine:
             if next_step.lowered:
                 self._lower()
             if next_step.delay:
-                self._become("backing_off", pid=None, last_error=next_step.message, log_tail=end.log_tail)
+                self._become("backing_off", pid=None, **_told(next_step), log_tail=end.log_tail)
                 pause = self._frame.clock.sleep(next_step.delay)
                 await first(run.stop_asked.wait(), run.next_order("asleep"), pause)
+                if run.stop_asked.is_set():
+                    break
                 run.is_gone()
                 if not run.is_wanted():
-                    failure = EngineUnavailable(next_step.message, hint=end.cause.hint)
+                    failure = EngineUnavailable(next_step.message, hint=next_step.hint)
                     return GivenUp("stopped", failure)
             restarts = self._snapshot.restarts + 1
-            self._become(
-                "starting", pid=None, level=None, last_error=next_step.message, restarts=restarts, log_tail=None
-            )
+            self._become("starting", pid=None, level=None, **_told(next_step), restarts=restarts, log_tail=None)
         return None
 
     async def _live(self, run: Run) -> End | None:
@@ -236,7 +237,7 @@ class Engine:
         life: Life | None = None
         try:
             async with self._alone(run.unless_stopped):
-                await run.unless_stopped(self._check_memory(frozenset(), asleep=False))
+                await run.unless_stopped(self._check_memory(asleep=False))
                 life = await Life.begin(self._frame, self._command, run.stop_asked)
                 self._become("starting", pid=life.pid)
                 seconds = await life.until_ready()
@@ -250,7 +251,7 @@ class Engine:
             if life is None or over.cause is None:
                 return None if over.cause is None else End(over.cause)
             said = (await life.log_tail()).splitlines()[-_LINES_SHOWN:]
-            return End(over.cause, life.phase, life.awake_for(), "\n".join(said))
+            return End(over.cause, life.phase, life.ready_for(), "\n".join(said))
         finally:
             run.client = None
             if life is not None:
@@ -286,12 +287,12 @@ class Engine:
             life.phase = "waking"
             try:
                 async with self._alone(life.unless_over):
-                    await life.unless_over(self._check_memory(life.family(), asleep=True))
-                    self._become("waking", last_error=None)
+                    await life.unless_over(self._check_memory(asleep=True))
+                    self._become("waking", last_error=None, hint="")
                     seconds = await life.wake_up(level)
             except MemoryTaken as taken:
                 life.phase = "asleep"
-                self._become("asleep", last_error=taken.message)
+                self._become("asleep", **_told(taken))
                 run.turn_away(partial(_copy, taken))
                 continue
             run.fulfilled(order)
@@ -305,11 +306,11 @@ class Engine:
             await unless(stack.enter_async_context(self._frame.claim.alone()))
             yield
 
-    async def _check_memory(self, ours: frozenset[int], *, asleep: bool) -> None:
+    async def _check_memory(self, *, asleep: bool) -> None:
         """Raises `MemoryTaken`, or `Over` for a GPU that is gone."""
         claim = self._frame.claim
         try:
-            await claim.check(self.name, asleep=asleep, ours=ours, clock=self._frame.clock)
+            await claim.check(self.name, asleep=asleep, clock=self._frame.clock)
         except DeviceGone as gone:
             hint = "`nvidia-smi` and `dmesg` say more; restarting the machine may bring it back."
             raise Over(Cause("gpu_gone", str(gone), hint, permanent=True)) from gone
@@ -330,6 +331,10 @@ class Engine:
 
 class _Unless(Protocol):
     async def __call__(self, work: Coroutine[Any, Any, None], /) -> None: ...
+
+
+def _told(error: EngineError | Again) -> dict[str, str]:
+    return {"last_error": error.message, "hint": error.hint}
 
 
 def _copy(failure: EngineError) -> EngineError:

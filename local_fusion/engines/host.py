@@ -82,10 +82,11 @@ class LocalHost:
             except OSError as error:
                 raise SetupError(f"cannot start a process for {name}: {error}", hint=_hint(error)) from error
             passed_on.close()
-            self._folder.remember(name, process.pid)
             try:
+                self._folder.remember(name, process.pid)
                 engine = await _read_engine_pid(status_read, command, name)
-            except EngineStartFailed:
+            except (EngineStartFailed, SetupError):
+                life.close()
                 await process.wait()
                 self._folder.forget(name)
                 raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,6 +48,7 @@ class Lessons:
     def __init__(self, inputs: Inputs) -> None:
         self._inputs = inputs
         self._looking: set[asyncio.Task[None]] = set()
+        self._unsubscribe: list[Callable[[], None]] = []
 
     def learn_from(self, engine: Engine, placement: Placement, log: Path) -> None:
         """Measure `engine` whenever it has started, fallen asleep or woken, and remember what was seen."""
@@ -63,10 +64,12 @@ class Lessons:
             elif now.state == "asleep" and was.state == "falling_asleep":
                 self._look(self._asleep(engine, now, placement))
 
-        engine.subscribe(heard)
+        self._unsubscribe.append(engine.subscribe(heard))
 
     async def aclose(self) -> None:
         """Look no longer."""
+        while self._unsubscribe:
+            self._unsubscribe.pop()()
         tasks = set(self._looking)
         for task in tasks:
             task.cancel()

@@ -34,8 +34,7 @@ class Order:
 class Run:
     """Orders are carried out in their turn. `client` is there while the engine is awake and takes calls.
 
-    `over` is set before anybody is told, so
-    that no order goes to an owner that will not see it.
+    `over` is set before anybody is told, so that no order goes to an owner that will not see it.
     """
 
     stop_asked: asyncio.Event = field(default_factory=asyncio.Event)
@@ -57,8 +56,10 @@ class Run:
 
     @property
     def taking_calls(self) -> EngineClient | None:
-        """The client, unless the engine is about to fall asleep."""
-        return None if any(order.aim == "asleep" for order in self._orders) else self.client
+        """The client, unless the engine is about to fall asleep or has just died."""
+        if self.client is None or self.client.gone or any(order.aim == "asleep" for order in self._orders):
+            return None
+        return self.client
 
     def order(self, aim: Aim, level: Level = 1) -> asyncio.Future[None]:
         """Put an order at the end of the line."""
@@ -83,7 +84,8 @@ class Run:
 
     def fulfilled(self, order: Order) -> None:
         """The first order in line is carried out."""
-        assert self._orders.popleft() is order
+        first = self._orders.popleft()
+        assert first is order
         if not order.done.done():
             order.done.set_result(None)
 

@@ -28,10 +28,10 @@ async def until_lifeless(
 ) -> str:
     """Return when the engine has shown no life for `seconds`, with how that shows.
 
-    Either it neither says that it is well nor gives a piece of any answer; or, while it is `working`, calls are in
-    flight, none gets a piece, and nothing moves in its engine core, for longer too than its steps of `step_seconds`
-    can take. Looks are counted, not time, so that nobody is found dead because we were stopped ourselves. An engine
-    that is well is asked for its health and no more.
+    Either it neither says that it is well nor gives a piece of any answer; or, while it is `working`, calls wait for
+    it, none gets a piece, and nothing moves in its engine core, for longer too than its steps of `step_seconds` can
+    take. Looks are counted, not time, so that nobody is found dead because we were stopped ourselves. An engine that
+    is well is asked for its health and no more; one is not dead because somebody is slow to read its answer.
     """
     pause = seconds / _LOOKS
     too_many = max(_LOOKS, _TIMES_LONGER * step_seconds / pause)
@@ -44,10 +44,10 @@ async def until_lifeless(
         if silent > _LOOKS:
             return "neither said that it is well nor gave a piece of an answer"
         before = figures
-        figures = await _told(client, pause) if well and not gave and client.in_flight and working() else ""
+        figures = await _told(client, pause) if well and not gave and client.waiting and working() else ""
         stuck = stuck + 1 if figures and figures == before else 0
         if stuck >= too_many:
-            return f"did not take a step although {client.in_flight} calls were in flight"
+            return f"did not take a step although {client.waiting} calls were in flight"
 
 
 def figures_of(metrics: str) -> str:

@@ -12,7 +12,7 @@ Phase = Literal["starting", "awake", "falling_asleep", "asleep", "waking"]
 """What a process does, and in the middle of which it ends."""
 
 _LONGEST_BACKOFF = 60.0
-# An engine that has been awake for so long starts again with a clean record.
+# An engine that has lasted for so long, awake or asleep, starts again with a clean record.
 _FORGIVEN_AFTER = 300.0
 _FAILED_TO = {
     "starting": "did not start",
@@ -25,11 +25,11 @@ _FAILED_TO = {
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """How a process ended: why, in the middle of what, after how many seconds awake, and its last words."""
+    """How a process ended: why, in the middle of what, so many seconds after it was first ready, and its last words."""
 
     cause: Cause
     phase: Phase = "starting"
-    awake_for: float = 0.0
+    ready_for: float = 0.0
     log_tail: str = ""
 
 
@@ -46,6 +46,7 @@ class Again:
     """Start again after `delay` seconds (0: at once), with a smaller KV cache if it is `lowered`."""
 
     message: str
+    hint: str
     record: Record
     delay: float
     lowered: bool
@@ -69,7 +70,7 @@ def after(
     """
     cause, phase = end.cause, end.phase
     message = f"{name} {'hung' if cause.code == 'hung' else _FAILED_TO[phase]}: {cause.message}"
-    if end.awake_for >= _FORGIVEN_AFTER:
+    if end.ready_for >= _FORGIVEN_AFTER:
         record = Record()
     out_of_memory = record.out_of_memory + 1 if cause.code in OUT_OF_MEMORY else 0
     if cause.permanent and phase != "awake":
@@ -79,7 +80,9 @@ def after(
     lowered = can_lower and out_of_memory > 1
     record = replace(record, out_of_memory=out_of_memory)
     if phase not in ("starting", "awake"):
-        return Again(message, record, 0.0, lowered)  # nothing says that starting fails: the next cheapest way up
+        return Again(
+            message, cause.hint, record, 0.0, lowered
+        )  # nothing says that starting fails: the next cheapest way up
     crashes = record.crashes + 1
     if lowered:
         crashes = min(crashes, restarts)  # that has to be tried
@@ -90,4 +93,4 @@ def after(
         kind = EngineUnavailable if phase == "awake" else EngineStartFailed
         return GivenUp("broken", kind(message, hint=cause.hint))
     delay = min(_LONGEST_BACKOFF, 2.0 ** max(0, crashes - 1))
-    return Again(message, replace(record, crashes=crashes), delay, lowered)
+    return Again(message, cause.hint, replace(record, crashes=crashes), delay, lowered)

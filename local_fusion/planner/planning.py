@@ -11,6 +11,7 @@ from local_fusion.planner.drafting import Draft, draft
 from local_fusion.planner.inputs import Inputs
 from local_fusion.planner.memory.needs import SANE_CONTEXT
 from local_fusion.planner.placement.cores import share_cores
+from local_fusion.planner.placement.places import share_places
 from local_fusion.planner.placement.problem import Option
 from local_fusion.planner.placement.shares import share_kv_cache
 from local_fusion.planner.placement.turns import (
@@ -61,6 +62,13 @@ def _placements(inputs: Inputs, made: Draft) -> Iterator[Placement]:
     problem, assignment = made.problem, made.found.assignment
     kv = dict(share_kv_cache(problem, assignment).kv_bytes)
     turns = {engine: _turns(inputs, made, kv, engine) for engine, home in assignment.items() if not home.resident}
+    kv = share_places(problem, assignment, kv)
+    for engine in turns:
+        # So that any of those in turns can fill any of the residents' places, and several be awake at once. The context
+        # that is wanted is not given up for that.
+        need = assignment[engine].option.need
+        places = [each - need.fixed_bytes for each in places_of(assignment, kv, engine)]
+        kv[engine] = min([kv[engine], *(each for each in places if each >= min(kv[engine], need.kv_wanted))])
     moving = must_move(problem, assignment, kv)
     idle = inputs.config.scheduling.idle_sleep_seconds is not None
     may_rest = frozenset(assignment) if idle else with_neighbours(assignment, moving)
@@ -102,10 +110,6 @@ def _turns(inputs: Inputs, made: Draft, kv: dict[int, int], engine: int) -> Turn
     asleep = instead_of(problem, assignment, kv, engine)
     free = min(room_beside(problem, assignment, kv, engine, asleep).values())
     kv[engine] = min(kv[engine], max(need.kv_least, free - need.fixed_bytes))
-    # Whoever is no larger than any resident in its place can be awake beside all others that are not: the residents'
-    # places are then filled by any of those that take turns. Context is not given up for that.
-    places = [each - need.fixed_bytes for each in places_of(assignment, kv, engine)]
-    kv[engine] = min([kv[engine], *(each for each in places if each >= min(kv[engine], need.kv_wanted))])
     short = shortage_beside(problem, assignment, engine, inputs.rig.devices)
     names = tuple(problem.engines[other].name for other in sorted(asleep))
     return Turns(names, short.reason, short.needed, short.available)

@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import exp
 
 from local_fusion.core.chat import Priority
 from local_fusion.engines.gate import Call, Tell, unheard
@@ -14,6 +15,7 @@ from local_fusion.scheduler.situation import Load
 
 PRIORITIES: tuple[Priority, ...] = ("interactive", "batch")
 _REMEMBERED = 64
+_RECENT_SECONDS = 30.0
 
 
 @dataclass(eq=False, slots=True)
@@ -44,6 +46,8 @@ class Line:
     _running: Counter[Priority] = field(default_factory=Counter)
     _inside: set[Ticket] = field(default_factory=set)
     _sequences: int = 0
+    _came: float = 0.0
+    _came_at: float = 0.0
     _ended: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
 
     @property
@@ -55,6 +59,10 @@ class Line:
     def waiting(self) -> int:
         """Calls that wait."""
         return sum(len(tickets) for tickets in self._waiting.values())
+
+    def recent(self, now: float) -> float:
+        """About how many calls came in the last half minute; those before fade away."""
+        return self._came * exp((self._came_at - now) / _RECENT_SECONDS)
 
     def load(self, priority: Priority) -> Load:
         """The calls of one priority."""
@@ -75,6 +83,7 @@ class Line:
     def join(self, ticket: Ticket) -> None:
         """A call begins to wait."""
         self._waiting[ticket.call.priority][ticket] = None
+        self._came, self._came_at = self.recent(ticket.since) + 1, ticket.since
         self.heard += ticket.tell is not unheard
 
     def leave(self, ticket: Ticket, now: float) -> None:

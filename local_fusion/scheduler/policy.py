@@ -122,7 +122,7 @@ class FairPolicy:
         deficit = room.deficit(target)
         if not deficit:
             return Swap(target.name, because="there is room")
-        if (refusal := _never(situation, target)) is not None:
+        if (refusal := never(situation, target)) is not None:
             return refusal
         urgent = target.load("interactive").waiting > 0
         overdue = self._overdue(situation, target)
@@ -133,8 +133,14 @@ class FairPolicy:
         victims = choose(deficit, yielding)
         if victims is not None:
             return Swap(target.name, victims, "they have run dry" if not urgent else "they have nothing urgent")
-        if overdue and (victims := choose(deficit, everybody)) is not None:
-            return Swap(target.name, victims, f"calls have waited for {self.fairness_seconds:g} s")
+        if overdue:
+            soon = list(_candidates(situation, ahead, room, target, to_stop=to_stop, soon=True))
+            victims = choose(deficit, [*everybody, *soon])
+            # Who has only just been woken makes room in its turn, rather than somebody whom many more call.
+            if victims is not None and {victim.engine for victim in victims}.isdisjoint(
+                each.victim.engine for each in soon
+            ):
+                return Swap(target.name, victims, f"calls have waited for {self.fairness_seconds:g} s")
         return None
 
     def _yields(self, situation: Situation, ahead: _Ahead, candidate: Candidate, *, to_urgent: bool) -> bool:
@@ -270,22 +276,32 @@ class _Ahead:
 
 
 def _candidates(
-    situation: Situation, ahead: _Ahead, room: _Room, target: EngineView, *, to_stop: bool
+    situation: Situation, ahead: _Ahead, room: _Room, target: EngineView, *, to_stop: bool, soon: bool = False
 ) -> Iterator[Candidate]:
-    """Who could make room for `target`; with `to_stop` nobody leaves anything behind, and sleepers are stopped, too."""
+    """Who could make room for `target`; with `to_stop` nobody leaves anything behind, and sleepers are stopped, too.
+
+    `soon`: instead those who cannot yet, because they are being woken or owe calls their turn.
+    """
+    coming = {swap.target for swap in situation.swaps}
     for engine in situation.ordered():
-        if engine.name == target.name or engine.name in room.busy or engine.pinned or engine.owed:
+        if engine.name == target.name or engine.pinned:
             continue
-        if engine.state == "lost" or (engine.state == "down" and not to_stop):
+        later = engine.name in coming or (engine.name not in room.busy and engine.owed > 0)
+        if later != soon or (engine.name in room.busy and not later):
             continue
-        rest: Asleep = "stopped" if to_stop or engine.state == "moving" else engine.footprint.rest
-        freed = engine.holds - engine.footprint.left_bytes(rest)
+        if engine.state == "lost" or (engine.state == "down" and not to_stop and not later):
+            continue
+        rest: Asleep = "stopped" if to_stop or (engine.state == "moving" and not later) else engine.footprint.rest
+        holds = engine.footprint.awake_bytes if later else engine.holds
+        freed = holds - engine.footprint.left_bytes(rest)
         if freed <= 0:
             continue
+        work = engine.running + engine.waiting + ahead.imminent(engine.name) if engine.state != "down" or later else 0
         yield Candidate(
             Victim(engine.name, rest),
             dict.fromkeys(engine.footprint.devices, freed),
-            work=engine.running + engine.waiting + ahead.imminent(engine.name) if engine.state != "down" else 0,
+            # Whom many call now, many will call in a moment: they would all wait until it is back.
+            work=work + round(engine.recent) if work else 0,
             announced=ahead.announced(engine.name),
             return_seconds=engine.return_seconds,
         )
@@ -307,7 +323,7 @@ def _fits_beside_sleepers(situation: Situation, target: EngineView) -> bool:
     )
 
 
-def _never(situation: Situation, target: EngineView) -> Refuse | None:
+def never(situation: Situation, target: EngineView) -> Refuse | None:
     """Why `target` cannot be woken whatever the others do: pinned engines hold what it needs."""
     others = (engine for engine in situation.ordered() if engine.name != target.name and engine.state != "lost")
     pinned = [engine for engine in others if engine.pinned]

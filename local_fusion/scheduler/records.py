@@ -38,7 +38,8 @@ class EngineOverview:
     """One engine at one moment. Bytes are on each of its devices, `host_bytes` of RAM in all; times are seconds.
 
     `waiting` counts calls of both priorities, `waiting_batch` those of them that are batch. `reason` says what calls
-    wait for, where some do. `swaps` counts how often it was woken or started. `oldest_wait` is None where nobody waits.
+    wait for, where some do, `unreachable` why no call can wake it as things are. `swaps` counts how often it was woken
+    or started. `oldest_wait` is None where nobody waits.
     """
 
     name: str
@@ -56,3 +57,4 @@ class EngineOverview:
     swaps: int
     seconds_to_wake: float | None
     seconds_to_rest: float | None
+    unreachable: str | None = None

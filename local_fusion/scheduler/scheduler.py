@@ -10,6 +10,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, asyn
 from dataclasses import dataclass
 
 from local_fusion.config.schema import SchedulingSettings
+from local_fusion.core.events import without_numbers
 from local_fusion.engines.engine import EngineSnapshot
 from local_fusion.engines.gate import Call, Gate, Tell, unheard
 from local_fusion.errors import EngineUnavailable, LocalFusionError, QueueFull
@@ -18,7 +19,7 @@ from local_fusion.scheduler.courses import Courses
 from local_fusion.scheduler.line import PRIORITIES, Line, Ticket
 from local_fusion.scheduler.managed import STATES, ManagedEngine, resting
 from local_fusion.scheduler.moving import Mover
-from local_fusion.scheduler.policy import FairPolicy, Policy
+from local_fusion.scheduler.policy import FairPolicy, Policy, never
 from local_fusion.scheduler.records import EngineOverview, Listener, Moved, Waited
 from local_fusion.scheduler.situation import (
     Abandon,
@@ -343,6 +344,7 @@ class Scheduler:
             name in self._pinned,
             line.drained_since,
             self._costs[name].back_from(footprint.rest) if name in self._costs else 0.0,
+            line.recent(self._now()),
         )
 
     def _state(self, name: str) -> State:
@@ -358,7 +360,8 @@ class Scheduler:
                 continue
             why = reason(situation, name, bound=self._settings.fairness_seconds)
             before, at = self._reasons.get(name, ("", 0.0))
-            if why != before or situation.now >= at + _TELL_SECONDS:
+            # Counts change with every call that ends: told each time, a long line would take more time than its calls.
+            if without_numbers(why) != without_numbers(before) or situation.now >= at + _TELL_SECONDS:
                 self._reasons[name] = why, at = why, situation.now
                 for ahead, ticket in enumerate(line.tickets()):
                     if ticket.tell is not unheard and ticket.told != (ahead, why):
@@ -370,6 +373,7 @@ class Scheduler:
     def _overview(self, situation: Situation, view: EngineView) -> EngineOverview:
         name, oldest = view.name, [load.oldest for load in view.loads.values() if load.oldest is not None]
         in_ram = name in self._in_ram
+        refusal = never(situation, view) if view.state == "down" else None
         return EngineOverview(
             name=name,
             snapshot=self._engines[name].snapshot,
@@ -386,6 +390,7 @@ class Scheduler:
             swaps=self._moves[name],
             seconds_to_wake=self._seconds.get((name, True)),
             seconds_to_rest=self._seconds.get((name, False)),
+            unreachable=None if refusal is None else refusal.reason,
         )
 
 

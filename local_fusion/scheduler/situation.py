@@ -59,7 +59,8 @@ class EngineView:
 
     `holds` are bytes on each of its devices now, or those it is on its way to. `resting` is where it is while it is
     down. `owed` calls waited when it last woke and have not begun: it stays awake until they have. `drained_since` is
-    when its last call ended (None while it has some). `return_seconds` is what bringing it back from its `rest` takes.
+    when its last call ended (None while it has some). `recent` is about how many calls came in the last half minute.
+    `return_seconds` is what bringing it back from its `rest` takes.
     """
 
     name: str
@@ -72,6 +73,7 @@ class EngineView:
     pinned: bool = False
     drained_since: float | None = None
     return_seconds: float = 1.0
+    recent: float = 0.0
 
     def load(self, priority: Priority) -> Load:
         """Its calls of that priority."""

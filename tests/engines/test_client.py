@@ -237,3 +237,25 @@ async def test_many_streams_run_at_the_same_time(make_engine: MakeEngine, tmp_pa
     for stream in streams:
         stream.cancel()
     await asyncio.wait(streams)
+
+
+async def test_a_call_waits_for_the_engine_but_not_while_its_answer_is_being_read(serve: Serve) -> None:
+    client = await serve(stream_of(b"one", b"two"))
+    assert (client.in_flight, client.waiting) == (0, 0)
+    pieces = (await client.forward("POST", "/v1/any", {}, b"")).body()
+    assert (client.in_flight, client.waiting) == (1, 1)
+    await anext(pieces)
+    assert (client.in_flight, client.waiting) == (1, 0)
+    await pieces.aclose()
+    assert (client.in_flight, client.waiting) == (0, 0)
+
+
+async def test_calls_without_any_answer_yet_are_told_too_why_the_engine_was_given_up(make_engine: MakeEngine) -> None:
+    client = await awake(make_engine, Script(hang=True))
+    calls = [asyncio.create_task(collect(client)), asyncio.create_task(client.complete(ASKED))]
+    await eventually(lambda: client.in_flight == 2)
+    await client.aclose("was killed: it gave no sign of life for 60 s")
+    async with asyncio.timeout(2):
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [EngineDied, EngineDied]
+    assert {str(answer).splitlines()[0] for answer in answers} == {"qwen was killed: it gave no sign of life for 60 s"}

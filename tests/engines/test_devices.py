@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -157,15 +158,28 @@ async def test_memory_that_others_took_is_noticed_before_a_start_and_said_with_w
         "GPU 0 has 100 MiB free of the 700 MiB that qwen needs: 900 MiB are held by others "
         f"(process {stranger.pid} python 900 MiB)"
     )
-    assert raised.value.hint
+    assert raised.value.hint.startswith("End what else runs there, or leave it room in the plan (engines.gpu_reserve")
     assert engine.snapshot.state == "stopped"
-    assert engine.snapshot.last_error == raised.value.message
+    assert (engine.snapshot.last_error, engine.snapshot.hint) == (raised.value.message, raised.value.hint)
     assert fake_host.starts == {}
 
     stranger.kill()
     stranger.wait()
     await engine.wake()
-    assert engine.snapshot.last_error is None
+    assert (engine.snapshot.last_error, engine.snapshot.hint) == (None, "")
+
+
+async def test_this_servers_other_engines_are_not_named_as_those_who_took_the_memory(
+    make: Make, ledger: Ledger, stranger: subprocess.Popen[bytes]
+) -> None:
+    await make("a", 0).wake()
+    ledger.book({0: 50 * MIB}, pid=stranger.pid, name="python")
+    with pytest.raises(MemoryTaken, match=r"needs: 50 MiB are held by others \(process \d+ python 50 MiB\)"):
+        await make("b", 0).wake()
+    ledger.book({}, pid=stranger.pid)
+    with pytest.raises(MemoryTaken, match="nobody but this server's engines holds any of it") as raised:
+        await make("c", 0).wake()
+    assert raised.value.hint.startswith("They take more than was planned")
 
 
 async def test_memory_that_others_took_is_noticed_before_a_wake_and_the_engine_sleeps_on(
@@ -247,6 +261,22 @@ async def test_a_gpu_that_vanishes_while_its_engine_sleeps_ends_that_engine(
     with pytest.raises(EngineStartFailed, match="GPU 0 has vanished"):
         await engine.wake()
     assert engine.snapshot.state == "broken"
+    assert not alive(fake_host.pids["qwen"][0])
+
+
+async def test_a_driver_that_hangs_keeps_no_engine_from_being_stopped(
+    make: Make, ledger: Ledger, fake_host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make("qwen", 0)
+    await engine.wake()
+    answers = threading.Event()
+    monkeypatch.setattr(devices, "_DRIVER_SECONDS", 0.1)
+    monkeypatch.setattr(ledger, "free_bytes", lambda device: answers.wait() and None)
+    try:
+        async with asyncio.timeout(5):
+            await engine.stop()
+    finally:
+        answers.set()
     assert not alive(fake_host.pids["qwen"][0])
 
 

@@ -289,8 +289,10 @@ async def test_stop_during_a_pause_ends_it_at_once(make_engine: MakeEngine) -> N
     engine.start()
     waiter = asyncio.create_task(engine.ensure_awake())
     await eventually(lambda: engine.snapshot.state == "backing_off")
+    seen = states(engine)
     await engine.stop()
-    assert engine.snapshot.state == "stopped"
+    assert seen == ["stopped"]
+    assert engine.snapshot.restarts == 0
     with pytest.raises(EngineUnavailable):
         await waiter
 

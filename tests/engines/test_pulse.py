@@ -29,7 +29,7 @@ class Looked:
     """Stands in for a client: one entry of `healthy` is what one look finds; `each` happens at every look."""
 
     healthy_looks: Iterable[bool]
-    in_flight: int = 0
+    waiting: int = 0
     heard: int = 0
     figures: Callable[[int], str] = METRICS.__mod__
     each: Callable[[Looked], None] = lambda _: None
@@ -87,17 +87,17 @@ async def test_an_engine_that_gives_pieces_of_answers_is_alive_even_where_it_doe
         client.heard += 1
 
     with pytest.raises(Looked.Enough):
-        await verdict(Looked([False] * 50, in_flight=1, each=gives))
+        await verdict(Looked([False] * 50, waiting=1, each=gives))
 
 
 async def test_calls_without_a_piece_and_a_core_without_a_step_are_death_behind_a_healthy_server() -> None:
-    said, seconds = await verdict(Looked([True] * 50, in_flight=3))
+    said, seconds = await verdict(Looked([True] * 50, waiting=3))
     assert said == "did not take a step although 3 calls were in flight"
     assert 60 <= seconds <= 90
 
 
 async def test_an_engine_whose_steps_take_minutes_is_given_minutes() -> None:
-    said, seconds = await verdict(Looked([True] * 50, in_flight=1), step_seconds=100)
+    said, seconds = await verdict(Looked([True] * 50, waiting=1), step_seconds=100)
     assert said == "did not take a step although 1 calls were in flight"
     assert 300 <= seconds <= 330
 
@@ -111,7 +111,7 @@ async def test_an_engine_whose_steps_take_minutes_is_given_minutes() -> None:
     ids=["steps", "the use of the cache"],
 )
 async def test_a_core_that_works_is_alive_however_long_the_answer_takes(moving: tuple[str, str]) -> None:
-    client = Looked([True] * 50, in_flight=1, figures=lambda look: METRICS.replace(*moving).replace("%d", str(look)))
+    client = Looked([True] * 50, waiting=1, figures=lambda look: METRICS.replace(*moving).replace("%d", str(look)))
     with pytest.raises(Looked.Enough):
         await verdict(client)
     assert client.asked_for_figures
@@ -123,14 +123,14 @@ async def test_nothing_is_concluded_from_figures_that_are_not_told() -> None:
 
     for figures in (refuses, lambda look: "process_cpu_seconds_total 1\n"):
         with pytest.raises(Looked.Enough):
-            await verdict(Looked([True] * 50, in_flight=1, figures=figures))
+            await verdict(Looked([True] * 50, waiting=1, figures=figures))
 
 
 async def test_calls_that_wait_at_an_engine_that_does_not_work_say_nothing_about_it() -> None:
     with pytest.raises(Looked.Enough):
-        await verdict(Looked([True] * 50, in_flight=1), working=False)
+        await verdict(Looked([True] * 50, waiting=1), working=False)
 
 
 def test_the_stand_in_has_what_the_client_has() -> None:
-    for name in ("healthy", "metrics", "in_flight"):
+    for name in ("healthy", "metrics", "waiting"):
         assert hasattr(EngineClient, name)

@@ -45,11 +45,12 @@ def test_pauses_double_up_to_a_minute_and_then_it_is_broken() -> None:
     assert failure.message == "qwen did not start: bad luck (9 times in a row)"
 
 
-def test_five_minutes_awake_give_a_clean_record() -> None:
+def test_five_minutes_of_life_give_a_clean_record() -> None:
     stained = Record(crashes=5, out_of_memory=1)
     assert again(End(BAD_LUCK, "awake", 300.0), stained).record == Record(crashes=1)
     assert isinstance(given_up(End(BAD_LUCK, "awake", 299.0), stained).failure, EngineUnavailable)
     assert not again(End(NO_MEMORY, "awake", 300.0), stained, can_lower=True).lowered
+    assert again(End(NO_MEMORY, "waking", 300.0), stained, can_lower=True).record == Record(out_of_memory=1)
 
 
 @pytest.mark.parametrize("phase", ["starting", "waking", "asleep", "falling_asleep"])

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from local_fusion.config.schema import EngineSettings
+from local_fusion.engines import moving
+from local_fusion.engines.client import EngineClient
 from local_fusion.engines.engine import Engine
 from local_fusion.engines.moving import Level
 from local_fusion.errors import EngineDied, EngineUnavailable
@@ -201,7 +203,7 @@ async def test_stop_ends_any_move_at_once_and_answers_everybody(
     [
         ("error", "answered /sleep?level=1&mode=wait with status 500"),
         ("insomnia", "was told to sleep but is awake"),
-        ("hang", "a step of that took more than 0.5 s"),
+        ("hang", "/sleep?level=1&mode=wait took more than 0.87 s"),  # half a second, and time to copy 320 MiB
     ],
 )
 async def test_an_engine_that_fails_to_sleep_is_killed_which_frees_its_memory_as_well(
@@ -232,7 +234,7 @@ async def test_an_engine_that_failed_to_sleep_is_started_when_it_is_wanted(
     [
         ("error", "the GPU's memory ran out: CUDA Error: out of memory"),
         ("exit", "the GPU's memory ran out: CUDA Error: out of memory"),
-        ("hang", "a step of that took more than 0.5 s"),
+        ("hang", "/wake_up?tags=weights took more than 0.5 s"),
     ],
 )
 async def test_an_engine_that_fails_to_wake_is_killed_and_started_afresh_at_once(
@@ -250,6 +252,23 @@ async def test_an_engine_that_fails_to_wake_is_killed_and_started_afresh_at_once
     assert why in engine.snapshot.last_error
     assert engine.snapshot.restarts == 1
     assert not alive(fake_host.pids["qwen"][0])
+
+
+async def test_weights_that_take_too_long_to_read_again_are_said_with_the_option_that_allows_more(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wake_up = moving.wake_up
+
+    async def in_haste(client: EngineClient, level: Level, *, seconds: float, reload_seconds: float) -> None:
+        assert reload_seconds == settings().start_seconds
+        await wake_up(client, level, seconds=seconds, reload_seconds=0.2)
+
+    monkeypatch.setattr(moving, "wake_up", in_haste)
+    engine = await awake(make_engine, Script(reload_seconds=600), Script(), settings=settings())
+    await engine.sleep(2)
+    await engine.wake()
+    assert engine.snapshot.last_error == "qwen did not wake up: /collective_rpc took more than 0.2 s"
+    assert engine.snapshot.hint == "Raise engines.start_seconds if it is that slow."
 
 
 async def test_death_while_asleep_leaves_it_stopped_until_it_is_wanted(

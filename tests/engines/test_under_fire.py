@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ import pytest
 
 from local_fusion.config.schema import EngineSettings
 from local_fusion.engines import life
+from local_fusion.engines.clock import Clock
 from local_fusion.engines.engine import Engine
+from local_fusion.engines.warden import all_processes
 from local_fusion.errors import EngineDied, EngineStartFailed, EngineUnavailable
 from tests.conftest import MakeEngine, placement
 from tests.engines.states import asked, states
@@ -84,6 +87,21 @@ async def test_a_streamed_answer_ends_when_the_engine_is_stopped(make_engine: Ma
             await answer
 
 
+async def test_once_its_socket_is_dead_calls_wait_for_the_new_process_and_not_for_an_error(
+    make_engine: MakeEngine, fake_host: FakeHost, tmp_path: Path
+) -> None:
+    """A helper that will not end keeps the family of the dead process for three seconds."""
+    engine = make_engine("qwen", Script(grandchild=str(tmp_path / "helper")), Script(), settings=quick())
+    await engine.wake()
+    os.kill(fake_host.pids["qwen"][0], signal.SIGKILL)
+    await eventually(lambda: not alive(fake_host.pids["qwen"][0]))
+    with pytest.raises(EngineUnavailable, match="does not accept connections"):
+        await asked(engine, "one")
+    assert engine.snapshot.state == "awake", "its family was gone too soon for this test"
+    assert await asked(engine, "two") == "echo: two"
+    assert fake_host.starts["qwen"] == 2
+
+
 # --- hang ---
 
 
@@ -103,6 +121,7 @@ async def test_a_frozen_engine_is_killed_and_comes_back_and_its_calls_are_told(
     assert engine.snapshot.last_error == (
         "qwen hung: no sign of life for 0.4 s: it neither said that it is well nor gave a piece of an answer"
     )
+    assert engine.snapshot.hint == "Raise engines.hang_seconds if it is that slow."
     assert not alive(fake_host.pids["qwen"][0])
     assert await asked(engine, "one") == "echo: one"
 
@@ -133,6 +152,22 @@ async def test_an_engine_that_takes_steps_is_not_killed_however_long_it_says_not
     assert not answer.done()
     assert engine.snapshot.state == "awake"
     answer.cancel()
+
+
+async def test_an_engine_is_not_killed_for_a_client_that_is_slow_to_read(make_engine: MakeEngine) -> None:
+    engine = make_engine("qwen", settings=quick(hang_seconds=0.4))
+    await engine.wake()
+    client = await engine.ensure_awake()
+    body = b'{"model": "qwen", "stream": true, "messages": [{"role": "user", "content": "one two"}]}'
+    response = await client.forward("POST", "/v1/chat/completions", {"Content-Type": "application/json"}, body)
+    pieces = response.body()
+    read = [await anext(pieces)]
+    ended = states(engine)
+    await asyncio.sleep(1.5)  # several times as long as it may be silent
+    assert ended == []
+    assert client.in_flight == 1
+    read += [piece async for piece in pieces]
+    assert b"[DONE]" in b"".join(read)
 
 
 # --- out of memory ---
@@ -189,6 +224,24 @@ async def test_running_out_of_memory_on_waking_and_on_the_fresh_start_counts_as_
     assert await asked(engine, "one") == "echo: one"
 
 
+@pytest.mark.parametrize(("seconds", "lowered"), [(0, True), (300, False)])
+async def test_running_out_of_memory_on_waking_once_in_a_while_is_not_twice_in_a_row(
+    seconds: float, lowered: bool, make_engine: MakeEngine, fake_host: FakeHost
+) -> None:
+    later = 0.0
+    clock = Clock(now=lambda: time.monotonic() + later)
+    scripts = (Script(fail_wake="error"), Script(fail_wake="error"), Script())
+    engine = make_engine("qwen", *scripts, placed=ROOMY, settings=quick(), clock=clock)
+    await engine.wake()
+    await engine.sleep(1)
+    await engine.wake()
+    await engine.sleep(1)
+    later = seconds
+    await engine.wake()
+    assert fake_host.starts["qwen"] == 3
+    assert (kv_bytes(fake_host)[-1] < 2**30) is lowered
+
+
 async def test_being_killed_counts_as_running_out_of_memory_only_where_the_kernel_says_that_it_did_it(
     make_engine: MakeEngine, fake_host: FakeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,6 +275,11 @@ async def test_an_engine_whose_cache_holds_one_request_cannot_have_less(
 # --- a full disk ---
 
 
+def children() -> set[int]:
+    """Processes that we have started."""
+    return {process.pid for process in all_processes().values() if process.parent == os.getpid()}
+
+
 async def test_a_log_on_a_full_disk_does_not_keep_an_engine_from_working(
     make_engine: MakeEngine, fake_host: FakeHost
 ) -> None:
@@ -236,7 +294,7 @@ async def test_a_log_on_a_full_disk_does_not_keep_an_engine_from_working(
 async def test_a_runtime_folder_on_a_full_disk_is_named_and_tried_again(
     make_engine: MakeEngine, fake_host: FakeHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, full = Path.write_text, [True, True]
+    write, full, before = Path.write_text, [True, True], children()
 
     def write_while_there_is_room(path: Path, *args: Any, **options: Any) -> int:
         if path.suffix == ".family" and full:
@@ -248,6 +306,7 @@ async def test_a_runtime_folder_on_a_full_disk_is_named_and_tried_again(
     engine = make_engine("qwen", settings=quick(restarts=1))
     engine.start()
     await eventually(lambda: engine.snapshot.state == "backing_off")
+    assert children() == before, "a process was left behind that nobody has a note of"
     assert re.search(r"did not start: cannot write to .*: No space left on device", engine.snapshot.last_error or "")
     with pytest.raises(EngineStartFailed, match="No space left on device") as raised:
         await engine.ensure_awake()

@@ -79,6 +79,14 @@ def test_weights_of_sleepers_are_kept_in_host_ram_as_far_as_there_is_some(ram: f
     )
 
 
+def test_where_idle_models_give_their_memory_back_those_that_all_fit_can_sleep_too() -> None:
+    known, rig = {"a": facts(5), "b": facts(4)}, gpus(24, ram=8)
+    assert [home(planned(known, rig), name).asleep for name in "ab"] == [None, None]
+    made = planned(known, rig, scheduling={"idle_sleep_seconds": 300})
+    assert awake(made) == {"a", "b"}
+    assert [home(made, name).asleep for name in "ab"] == ["level 2", "level 1"]
+
+
 def test_every_rank_of_a_sleeper_holds_host_ram() -> None:
     made = planned({"a": facts(30), "b": facts(30)}, gpus(24, 24, ram=59))
     assert sorted(str(placement.asleep) for placement in made.placements) == ["level 1", "level 2"]

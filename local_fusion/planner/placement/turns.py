@@ -64,10 +64,13 @@ def with_neighbours(assignment: Assignment, moving: frozenset[int]) -> frozenset
 
 
 def places_of(assignment: Assignment, kv: Mapping[int, int], engine: int) -> list[int]:
-    """What each resident that is on all of the engine's devices takes of them while it is awake."""
-    devices = set(assignment[engine].option.devices)
+    """What the engine may take of its devices while one of the residents on all of them sleeps: for each of these.
+
+    Who takes no more than that fits beside all other residents, and beside others that fill other residents' places.
+    """
+    devices, asleep = set(assignment[engine].option.devices), assignment[engine].option.need.sleeping_bytes
     return [
-        home.option.need.fixed_bytes + kv[other]
+        home.option.need.fixed_bytes + kv[other] - home.option.need.sleeping_bytes + asleep
         for other, home in assignment.items()
         if home.resident and devices <= set(home.option.devices)
     ]

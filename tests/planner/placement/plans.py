@@ -92,6 +92,7 @@ def inputs(
     fusions: Mapping[str, Any] | None = None,
     engines: Mapping[str, Any] | None = None,
     models: Mapping[str, Mapping[str, Any]] | None = None,
+    scheduling: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> Inputs:
     """What a plan of these models needs to know; `models` has their options, `more` are further fields of `Inputs`."""
@@ -101,6 +102,7 @@ def inputs(
             "models": {name: {"source": "x", **options.get(name, {})} for name in known},
             "fusions": fusions or {},
             "engines": engines or {},
+            "scheduling": scheduling or {},
         }
     )
     return Inputs(config, known, {name: Path("/models") / name for name in known}, rig, **more)

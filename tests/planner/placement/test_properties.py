@@ -18,6 +18,7 @@ from local_fusion.planner.memory.measured import Measurement, circumstances
 from local_fusion.planner.placement.goals import goals_of
 from local_fusion.planner.placement.options import build_problem, without_sleep
 from local_fusion.planner.placement.problem import Problem, fit_together
+from local_fusion.planner.plan import Placement
 from local_fusion.planner.planning import make_plan
 from tests.planner.placement import brute_force
 from tests.planner.placement.plans import GIB, MIB, broken_laws, cards, facts, inputs, settled
@@ -132,6 +133,22 @@ def cases(draw: st.DrawFn) -> Inputs:
     return replace(made, measurements=seen)
 
 
+@st.composite
+def crowds(draw: st.DrawFn) -> Inputs:
+    """More models than GPUs hold, each of which was seen to leave something else behind when it sleeps."""
+    rig = Rig(cards(*[24] * draw(st.sampled_from([1, 1, 2]))), None)
+    known = {name: facts(draw(sizes(2, 7))) for name in NAMES[: draw(st.integers(4, 6))]}
+    made = inputs(known, rig, vllm="0.32")
+    seen = {
+        circumstances(
+            made.config.models[name], known[name].fingerprint, ranks, "card", "0.32", batched_tokens=2048
+        ): Measurement(sleeping_bytes=int(draw(sizes(0.25, 4)) * GIB))
+        for name in known
+        for ranks in (1, 2)
+    }
+    return replace(made, measurements=seen)
+
+
 @patient
 @given(cases())
 def test_no_plan_breaks_a_law(case: Inputs) -> None:
@@ -166,6 +183,43 @@ def test_fusions_that_fit_together_do_so_with_the_cache_they_are_given(case: Inp
                 awake = sum(here[engine].fixed_bytes + cache[engine] for engine in fusion.engines & here.keys())
                 asleep = sum(here[engine].sleeping_bytes for engine in here.keys() - fusion.engines)
                 assert awake + asleep <= room, fusion.name
+
+
+@patient
+@given(crowds() | cases(), st.data())
+def test_all_that_fill_residents_places_can_be_awake_together(case: Inputs, data: st.DataObject) -> None:
+    """However many engines in turns go where they fit, each instead of a resident on all of its devices."""
+    plan = make_plan(case)
+    sleepers = {placement.model for placement in plan.placements if not placement.resident}
+    for here in data.draw(st.permutations([placement for placement in plan.placements if not placement.resident])):
+        places = [there for there in plan.placements if there.resident and there.model not in sleepers]
+        fitting = [there for there in places if set(here.devices) <= set(there.devices) and grows(here) <= grows(there)]
+        if fitting:
+            sleepers.remove(here.model)
+            sleepers.add(data.draw(st.sampled_from(fitting)).model)
+    for placement in plan.placements:
+        assert placement.resident is (placement.model not in sleepers) or placement.asleep is not None
+    for device, usable in zip(plan.devices, plan.usable, strict=True):
+        on_it = [placement for placement in plan.placements if device.index in placement.devices]
+        held = [each.sleeping_bytes if each.model in sleepers else each.awake_bytes for each in on_it]
+        assert sum(held) <= usable
+
+
+@patient
+@given(crowds() | cases())
+def test_engines_in_turns_fit_in_every_place_that_holds_the_context_they_are_to_have(case: Inputs) -> None:
+    plan, homes = make_plan(case), draft(case).homes()
+    for here in (placement for placement in plan.placements if not placement.resident):
+        wanted = homes[here.model].option.need.kv_wanted
+        for there in plan.placements:
+            if there.resident and set(here.devices) <= set(there.devices):
+                with_context = grows(replace(here, kv_cache_bytes=wanted))
+                assert grows(here) <= grows(there) or with_context > grows(there), (here.model, there.model)
+
+
+def grows(placement: Placement) -> int:
+    """Bytes that it takes of each device when it wakes, and gives back when it sleeps."""
+    return placement.awake_bytes - placement.sleeping_bytes
 
 
 @patient
