@@ -7,12 +7,14 @@ import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks.chaos import measure_chaos
 from benchmarks.demo import measure_demo
 from benchmarks.figures import Figure, load
 from benchmarks.fusion import FUSIONS, measure_fusion
 from benchmarks.passthrough import measure_passthrough
 from benchmarks.planner import measure_planner
 from benchmarks.report import print_json, print_table
+from benchmarks.scheduler import measure_scheduler
 from benchmarks.serving import serving
 from benchmarks.startup import measure_startup
 from local_fusion.cli.running import run
@@ -43,6 +45,10 @@ def main() -> int:
 async def _measure(what: str, repeat: int | None, folder: Path, figures: list[Figure]) -> None:
     if what in ("planner", "all"):
         figures += await measure_planner(repeat or 20, _tell)
+    if what in ("scheduler", "all"):
+        figures += await measure_scheduler(repeat or 3, _tell)
+    if what in ("chaos", "all"):
+        figures += await measure_chaos(folder, _tell)
     if what in ("startup", "all"):
         figures += await measure_startup(folder, repeat or 5, _tell)
     if what in ("fusion", "passthrough", "all"):
@@ -69,19 +75,24 @@ def _options() -> argparse.Namespace:
         epilog="fusion: a panel of three, a judge and a synthesizer, against the same engine calls made directly. "
         "passthrough: 16 streams through our server, against the engine's own socket. "
         "startup: our programs without engines. demo: scripts/demo, the second time. "
-        "planner: plans for eight GPUs on paper, against simpler ways to place the same models; no engine is started.",
+        "planner: plans for eight GPUs on paper, against simpler ways to place the same models; no engine is started. "
+        "scheduler: six models on a card that holds two, simulated, against llama-swap's and Ollama's ways to swap. "
+        "chaos: 500 requests at a time to a hundred members each, over fake engines killed and frozen; minutes.",
     )
     parser.add_argument(
         "what",
         nargs="?",
         default="all",
-        choices=("planner", "fusion", "passthrough", "startup", "demo", "all"),
+        choices=("planner", "scheduler", "chaos", "fusion", "passthrough", "startup", "demo", "all"),
         help="default: all",
     )
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
     parser.add_argument("--strict", action="store_true", help="exit with 1 if a target is missed")
     parser.add_argument(
-        "--repeat", type=_repeats, metavar="N", help="measure N times (default: 7 pairs, 5 starts, 1 demo, 20 plans)"
+        "--repeat",
+        type=_repeats,
+        metavar="N",
+        help="measure N times (default: 7 pairs, 5 starts, 1 demo, 20 plans, 3 workloads)",
     )
     return parser.parse_args()
 

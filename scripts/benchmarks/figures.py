@@ -17,7 +17,8 @@ Tell = Callable[[str], None]
 class Figure:
     """One figure, measured several times; its median counts. `target` is the most it may be, or the least.
 
-    `unit` is "s" for seconds, "×" for a ratio or "%" for a share. `details` explain it and have no target.
+    `unit` is "s" for seconds, "×" for a ratio, "%" for a share, or nothing for a count. `details` explain it and have
+    no target.
     """
 
     name: str

@@ -68,7 +68,7 @@ def fleet(models: int, seed: int, fill: tuple[float, float] = FITS) -> Inputs:
 
 def _draw(draw: random.Random) -> _Drawn:
     name = draw.choice(list(PUBLISHED))
-    facts = _facts(name)
+    facts = facts_of(name)
     context = draw.choice(_CONTEXTS)
     options = ModelConfig(source=name, max_model_len=None if context is None else min(context, facts.max_model_len))
     least = min(need(options, facts, ranks, "cuda").least_bytes * ranks for ranks in admissible_sizes(facts, 8))
@@ -80,7 +80,8 @@ def _least(drawn: _Drawn) -> int:
 
 
 @cache
-def _facts(name: str) -> ModelFacts:
+def facts_of(name: str) -> ModelFacts:
+    """What the planner knows of a model of `PUBLISHED`."""
     return model_facts(PUBLISHED[name], Stored(), ModelConfig(source=name))
 
 

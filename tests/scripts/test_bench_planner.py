@@ -61,7 +61,7 @@ def test_the_published_models_have_as_many_parameters_as_their_names_say(load: L
     for name in load("published").PUBLISHED:
         model = name.rpartition("-")[0]
         told = PARAMETERS.get(model) or float(re.findall(r"-(\d+)b", model)[0])
-        assert fleets._facts(name).parameters / 1e9 == pytest.approx(told, rel=0.1), name
+        assert fleets.facts_of(name).parameters / 1e9 == pytest.approx(told, rel=0.1), name
 
 
 @pytest.mark.parametrize(("models", "range_"), [(12, "FITS"), (32, "FITS"), (24, "TOO_MUCH")])
