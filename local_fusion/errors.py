@@ -6,6 +6,7 @@ LocalFusionError                 message + hint (what to do next), fault, HTTP s
 │   ├── ConfigError              a configuration file: file, line, key, what was expected         exit 2
 │   ├── RequestError             a request field is unknown or has a bad value                    400 + param
 │   │   └── ContextTooLong       the conversation does not fit the model's context                400
+│   ├── Forbidden                whoever asks may not do this                                     403
 │   ├── UnknownModel             no fusion and no engine has that name                            404, exit 2
 │   ├── NotFound                 the server has no such path                                      404
 │   ├── MethodNotAllowed         the path does not take that method                               405
@@ -88,6 +89,13 @@ class ContextTooLong(RequestError):
     """The conversation and the tokens asked for do not fit the model's context."""
 
     code = "context_length_exceeded"
+
+
+class Forbidden(CallerError):
+    """Whoever asks may not do this, however well the request is formed."""
+
+    status = 403
+    code = "forbidden"
 
 
 class UnknownModel(CallerError):

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from local_fusion.cli.plan_view import joined, turns_with
+from local_fusion.config.problems import printable
 from local_fusion.engines.engine import EngineSnapshot, State
 from local_fusion.planner.plan import Placement, Plan
 from local_fusion.runtime import Runtime
@@ -48,7 +49,7 @@ class States:
             return
         self._before[snapshot.name] = snapshot.state
         told = f"engine {snapshot.name}: {snapshot.state.replace('_', ' ')} {_detail(snapshot, before)}"
-        self._console.print(told.rstrip(), markup=False, highlight=False, soft_wrap=True)
+        self._console.print(printable(told.rstrip()), markup=False, highlight=False, soft_wrap=True)
 
 
 def _detail(snapshot: EngineSnapshot, before: State | None) -> str:

@@ -17,6 +17,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from local_fusion.config.problems import printable
 from local_fusion.core.events import (
     Event,
     Failed,
@@ -93,8 +94,8 @@ class Board:
     def end(self, key: str, state: str, detail: str) -> None:
         """Somebody is done, has failed, or something is to be noted."""
         row = self._rows.setdefault(key, _Row(key))
-        row.end(state, detail)
-        self._say(f"{MARKS[state][0]} {row.title} {row.seconds or 0:.1f} s  {detail}")
+        row.end(state, printable(detail))  # a failure may quote what an engine wrote
+        self._say(f"{MARKS[state][0]} {row.title} {row.seconds or 0:.1f} s  {row.detail}")
 
     def note(self, text: str) -> None:
         """Something to know."""

@@ -144,7 +144,7 @@ def _engines() -> Iterator[Finding]:
     for trouble in troubles:
         broken = trouble.state == "broken"
         is_now = "is broken" if broken else "crashed and is started again"
-        found = f"of the server at {trouble.url} (process {trouble.server}) {is_now}: {trouble.cause}"
+        found = f"of the server at {trouble.url} (process {trouble.server}) {is_now}: {printable(trouble.cause)}"
         if trouble.log_tail:
             found += "\nits last lines:\n" + _printable_lines(trouble.log_tail)
         restart = f"curl -X POST {trouble.url}/admin/engines/{trouble.engine}/restart"

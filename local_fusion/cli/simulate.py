@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.control import Control
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from local_fusion.cli.simulate_table import print_report
@@ -54,7 +60,8 @@ def run_simulate(options: SimulateOptions) -> int:
     if plan.refusals:
         raise refusal_error(plan)
     columns = TextColumn("simulating"), BarColumn(), MofNCompleteColumn(), TextColumn("requests")
-    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
+    showing = Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal)
+    with _interrupted_at_once(errors), showing as bar:
         task = bar.add_task("", total=len(workload.arrivals))
         report = simulate(inputs, plan, workload, rates=rates, progress=lambda done: bar.update(task, completed=done))
     if options.as_json:
@@ -67,6 +74,23 @@ def run_simulate(options: SimulateOptions) -> int:
         save_plot(report, options.plot)
         errors.print(f"drawn: {options.plot}", markup=False, highlight=False, soft_wrap=True)
     return 0 if report.flawless else 1
+
+
+@contextmanager
+def _interrupted_at_once(errors: Console) -> Iterator[None]:
+    """Ctrl-C in this block ends the process. It holds nothing, and cancelling every request in order takes minutes."""
+
+    def leave(number: int, _: object) -> None:
+        # Not by way of the console: this may be in the middle of its work.
+        show_cursor = str(Control.show_cursor(True)) if errors.is_terminal else ""
+        os.write(sys.stderr.fileno(), f"{show_cursor}\nlocal-fusion: interrupted\n".encode())
+        os._exit(128 + number)
+
+    before = signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def report_json(report: Report) -> dict[str, Any]:

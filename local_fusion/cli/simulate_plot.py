@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from local_fusion.cli.simulate_table import seconds
+from local_fusion.cli.simulate_table import counted, seconds
 from local_fusion.errors import SetupError
 from local_fusion.simulation.recording import Curve, Lane, Phase
 from local_fusion.simulation.report import Report
@@ -75,7 +75,9 @@ def draw(report: Report, kind: str) -> bytes:
             where = "CPU" if report.on_cpu else f"GPU {', '.join(map(str, engine.devices))}"
             _beside(axes, row, lane.name, 0.0, (-8, 6), ha="right", weight="bold")
             _beside(axes, row, where, 0.0, (-8, -7), ha="right", fontsize=7.5, color="#606060")
-            _beside(axes, row, f"{_swaps(engine.swaps)}, busy {engine.busy_share:.0%}", 1.0, (8, 6), fontsize=8)
+            _beside(
+                axes, row, f"{counted(engine.swaps, 'swap')}, busy {engine.busy_share:.0%}", 1.0, (8, 6), fontsize=8
+            )
             most = f"at most {_most(lane.running)} running, {_most(lane.queued)} waiting"
             _beside(axes, row, most, 1.0, (8, -7), fontsize=7.5, color="#606060")
         axes.axvline(report.ready_seconds / size, color="#404040", linestyle=(0, (4, 3)), linewidth=0.8)
@@ -94,13 +96,9 @@ def _title(report: Report) -> str:
     asked = sum(each.requests for each in report.served)
     answered = sum(each.answered for each in report.served)
     return (
-        f"{answered} of {asked} requests answered in {seconds(report.drain_seconds)}, {_swaps(report.swaps)}, "
+        f"{answered} of {asked} requests answered in {seconds(report.drain_seconds)}, {counted(report.swaps, 'swap')}, "
         f"{seconds(report.swap_seconds)} of moving"
     )
-
-
-def _swaps(count: int) -> str:
-    return f"{count} swap{'' if count == 1 else 's'}"
 
 
 def _lane(axes: Axes, lane: Lane, row: int, end: float, size: float) -> None:
@@ -210,7 +208,7 @@ def _legend(figure: Figure, axes: Axes, report: Report) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    seen = {state for lane in report.lanes for _, state in lane.states}
+    seen = {state for lane in report.lanes for state, _, _ in lane.intervals(report.end)}
     entries: list[Any] = [
         Patch(
             facecolor=colour,

@@ -28,6 +28,11 @@ def print_report(report: Report, console: Console) -> None:
         console.print(part, highlight=False)
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 swap`, `2 swaps`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def seconds(value: float) -> str:
     """Seconds for people: three digits at most."""
     for limit, size, unit in ((120, 1, "s"), (7200, 60, "min")):
@@ -127,11 +132,19 @@ def _problems(report: Report) -> Iterator[RenderableType]:
     for served in report.served:
         for code, count in served.failed.items():
             yield ""
-            yield Text.assemble(("✗ ", "red"), f"{count} requests to {served.model} failed ({code}), as: ")
+            yield Text.assemble(("✗ ", "red"), f"{counted(count, 'request')} to {served.model} failed ({code}), as:")
             yield Text(f"  {served.causes[code]}")
+        if served.partial:
+            yield ""
+            yield Text.assemble(
+                ("! ", "yellow"), f"{counted(served.partial, 'request')} to {served.model} partly failed, as:"
+            )
+            yield Text(f"  {served.causes['partial']}")
     if report.overdrafts:
         yield ""
-        yield Text(f"✗ memory was overdrawn {len(report.overdrafts)} times, a defect of local-fusion:", style="red")
+        yield Text(
+            f"✗ memory was overdrawn {counted(len(report.overdrafts), 'time')}, a defect of local-fusion:", style="red"
+        )
         yield from (Text(f"  {each}") for each in report.overdrafts[:_SHOWN])
 
 
@@ -139,7 +152,5 @@ def _summary(report: Report) -> Text:
     asked = sum(each.requests for each in report.served)
     answered = sum(each.answered for each in report.served)
     mark, style = ("✓", "green") if report.flawless else ("✗", "red")
-    return Text.assemble(
-        (mark, style),
-        f" {answered} of {asked} requests answered in {seconds(report.drain_seconds)}, with {report.swaps} swaps",
-    )
+    time, moved = seconds(report.drain_seconds), counted(report.swaps, "swap")
+    return Text.assemble((mark, style), f" {answered} of {asked} requests answered in {time}, with {moved}")

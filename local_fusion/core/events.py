@@ -54,10 +54,11 @@ class Queued:
 
     def counts_on(self, before: Queued) -> bool:
         """Whether only numbers have changed: calls ahead, seconds to go."""
-        return self.model == before.model and _without_numbers(self.reason) == _without_numbers(before.reason)
+        return self.model == before.model and without_numbers(self.reason) == without_numbers(before.reason)
 
 
-def _without_numbers(text: str) -> str:
+def without_numbers(text: str) -> str:
+    """What is left of a reason when times and counts, which change all the time, are not looked at."""
     return "".join(letter for letter in text if not letter.isdigit())
 
 

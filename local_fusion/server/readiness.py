@@ -9,19 +9,22 @@ from local_fusion.config.references import engines_of, named_by
 from local_fusion.config.schema import Config
 from local_fusion.engines.engine import EngineSnapshot
 from local_fusion.runtime import Runtime
+from local_fusion.scheduler.records import EngineOverview
 
 
 def readiness(runtime: Runtime, *, stopping: bool = False) -> dict[str, Any]:
     """`ready` where something can be answered, and the engines that start with the server have come up or failed.
 
     Every engine and fusion is told by itself, with a `reason` where it lacks something: a fusion names as `lacking` the
-    engines that cannot answer, as `asleep` those that must be woken or started first, which costs its next call time.
+    engines that cannot answer (they are broken, or pinned ones hold what they need), as `asleep` those that must be
+    woken or started first, which costs its next call time.
     """
-    states = {name: engine.snapshot for name, engine in runtime.engines.items()}
-    able = {name for name, snapshot in states.items() if snapshot.state != "broken"}
-    engines = {name: _engine(snapshot) for name, snapshot in states.items()}
+    overview = runtime.scheduler.overview()
+    states = {each.name: each.snapshot for each in overview}
+    unable = {each.name: why for each in overview if (why := _why_not(each)) is not None}
+    engines = {name: _engine(snapshot, unable.get(name)) for name, snapshot in states.items()}
     fusions = {
-        name: _fusion(runtime.config, name, states, able) for name in runtime.config.fusions if name in runtime.served
+        name: _fusion(runtime.config, name, states, unable) for name in runtime.config.fusions if name in runtime.served
     }
     residents = [placement.model for placement in runtime.plan.placements if placement.resident]
     settled = all(_has_settled(states[name]) for name in residents if name in states)
@@ -39,23 +42,31 @@ def _has_settled(snapshot: EngineSnapshot) -> bool:
     return failed or snapshot.seconds_to_ready is not None
 
 
-def _engine(snapshot: EngineSnapshot) -> dict[str, Any]:
-    ready = snapshot.state != "broken"
+def _why_not(engine: EngineOverview) -> str | None:
+    """Why an engine cannot answer; None where it can, if need be after waking up."""
+    if engine.snapshot.state == "broken":
+        return engine.snapshot.last_error or "it is broken"
+    return engine.unreachable
+
+
+def _engine(snapshot: EngineSnapshot, why_not: str | None) -> dict[str, Any]:
     return {
-        "ready": ready,
+        "ready": why_not is None,
         "state": snapshot.state,
         "last_error": snapshot.last_error,
-        "reason": None if ready else snapshot.last_error or "it is broken",
+        "reason": why_not,
     }
 
 
-def _fusion(config: Config, name: str, states: Mapping[str, EngineSnapshot], able: set[str]) -> dict[str, Any]:
-    needed = engines_of(config, name)
+def _fusion(
+    config: Config, name: str, states: Mapping[str, EngineSnapshot], unable: Mapping[str, str]
+) -> dict[str, Any]:
+    needed, able = engines_of(config, name), states.keys() - unable.keys()
     lacking = sorted(needed - able)
     ready = _answers(config, name, able)
     reason = None
     if lacking:
-        told = "; ".join(f"{engine}: {states[engine].last_error or 'broken'}" for engine in lacking)
+        told = "; ".join(f"{engine}: {unable[engine]}" for engine in lacking)
         reason = f"goes on without {told}" if ready else f"cannot do without {told}"
     return {
         "ready": ready,

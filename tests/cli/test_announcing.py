@@ -51,3 +51,9 @@ def test_failures_tell_their_cause() -> None:
         "engine a: broken a crashed: out of memory [cuda]",
         "engine a: stopped a crashed: out of memory [cuda]",
     ]
+
+
+def test_what_an_engine_wrote_cannot_change_the_terminal() -> None:
+    assert told(("broken", {"last_error": "its last words: \x1b[31mred\x07"})) == [
+        "engine a: broken its last words: \\x1b[31mred\\x07"
+    ]

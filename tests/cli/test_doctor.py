@@ -92,7 +92,7 @@ def test_a_runtime_folder_open_to_others_is_a_problem(home: Home) -> None:
     assert found["todo"] == f"chmod 700 {home.runtime}"
 
 
-FOO = "ValueError: Model architectures ['Foo'] are not supported for now."
+FOO = "ValueError: \x1b[31m Model architectures ['Foo'] are not supported for now."
 
 
 @pytest.fixture
@@ -112,6 +112,7 @@ def test_a_broken_engine_of_a_running_server_is_told_with_its_cause_its_last_lin
         assert found["state"] == "problem"
         assert f"server at {url} (process {running.process.pid}) is broken: b did not start" in found["found"]
         assert "loading weights" in found["found"]
+        assert "\x1b" not in found["found"]
         assert found["todo"].endswith(f"curl -X POST {url}/admin/engines/b/restart")
         assert "engine a" not in findings(two, 1)
     finally:

@@ -13,6 +13,7 @@ from tests.cli.test_plan import MODELS, configure, strictly
 from tests.cli.test_terminal import Terminal
 
 FUSION = {"quality": {"strategy": "synthesize", "panel": ["llama", "qwen"], "judge": "qwen"}}
+HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 ONE_CARD = ("--gpus", "1x24GiB,ram=256GiB")
 
 
@@ -128,7 +129,7 @@ def test_a_model_that_fits_nowhere_is_refused_as_by_plan(rig: Home) -> None:
         ((), "Missing option '--workload'"),
         (("-w", "poisson:fast"), "in the workload, 'fast': expected a rate above 0, such as 0.5/s or 30/min"),
         (("-w", "batch:3,fusion=qualty"), "did you mean 'quality'?"),
-        (("-w", "nowhere.jsonl"), "cannot be read"),
+        (("-w", "nowhere.jsonl"), "there is no file 'nowhere.jsonl'"),
         (("-w", "batch:3", "--gpus", "3xRTX9999"), "no known card"),
         (("-w", "batch:3", "--plot", "run.pdf"), "--plot draws a .png or a .svg"),
         (("-w", "batch:3", "--plot", "no/run.png"), "there is no folder"),
@@ -142,15 +143,18 @@ def test_wrong_use_is_named_with_exit_code_2(rig: Home, arguments: tuple[str, ..
     assert said in " ".join(done.err.replace("│", " ").split())
 
 
-def test_on_a_terminal_progress_is_shown_and_ctrl_c_ends_it_at_once(rig: Home) -> None:
-    terminal = Terminal(rig, "simulate", *ONE_CARD, "-w", "poisson:1/s,requests=20000")
+@pytest.mark.parametrize("workload", ["poisson:1/s,requests=20000", "batch:20000"])
+def test_on_a_terminal_progress_is_shown_and_ctrl_c_ends_it_at_once(rig: Home, workload: str) -> None:
+    terminal = Terminal(rig, "simulate", *ONE_CARD, "-w", workload)
     try:
-        terminal.wait_for("simulating")
-        while not re.search(r"[1-9]\d*/20000", terminal.sent):
-            assert terminal.read(0.1), terminal.sent
+        terminal.wait_for("/20000")
+        if workload.startswith("poisson"):
+            while not re.search(r"[1-9]\d*/20000", terminal.sent):
+                assert terminal.read(0.1), terminal.sent
         terminal.press(b"\x03")
         assert terminal.code() == 130, terminal.sent
         assert "interrupted" in terminal.sent
+        assert terminal.sent.rindex(SHOW_CURSOR) > terminal.sent.rindex(HIDE_CURSOR)
         assert "Traceback" not in terminal.sent
         assert terminal.settings() == terminal.before
     finally:

@@ -13,6 +13,7 @@ from local_fusion.cli.simulate_table import print_report, seconds
 from local_fusion.simulation.report import Report
 from local_fusion.simulation.rig import HOST, Overdraft
 from local_fusion.simulation.simulate import simulate
+from tests.planner.placement.plans import panel
 from tests.simulation.test_simulate import PATIENT, ROUND, asked, rig
 
 
@@ -44,6 +45,15 @@ def test_everything_is_well_or_it_is_said(report: Report) -> None:
     assert "at 3.5 s b takes device 0 to 30 of 20 bytes" in told
     assert "host RAM to 9 of 8 bytes" in told
     assert not overdrawn.flawless
+
+
+def test_who_was_answered_without_some_of_the_panel_is_told_with_the_cause() -> None:
+    hasty = {"both": panel("a", "b") | {"deadlines": {"panel": 20}}}
+    given, plan = rig("a", "b", fusions=hasty)
+    told = printed(simulate(given, plan, asked((0, "both")), rates=ROUND, settings=PATIENT))
+    assert "! 1 request to both partly failed, as:" in told
+    assert "did not answer within 20 s" in told
+    assert "✓ 1 of 1 requests answered in" in told
 
 
 @pytest.mark.parametrize(

@@ -229,12 +229,15 @@ def app_over(runtime: ControlledRuntime, door: Door | None = None) -> FastAPI:
 class Exchange:
     """One request to an application, message by message: what was sent back so far, to a client that may leave."""
 
-    def __init__(self, app: FastAPI, method: str, path: str, body: bytes = b"") -> None:
+    def __init__(
+        self, app: FastAPI, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+    ) -> None:
         self.sent: list[Any] = []
         self._gone = asyncio.Event()
         self._unread = [{"type": "http.request", "body": body, "more_body": False}]
         path, _, query = path.partition("?")
-        scope = {"type": "http", "method": method, "path": path, "query_string": query.encode(), "headers": []}
+        given = [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()]
+        scope = {"type": "http", "method": method, "path": path, "query_string": query.encode(), "headers": given}
         self.task = asyncio.ensure_future(app(scope, self._receive, self._send))
 
     def leave(self) -> None:
@@ -274,9 +277,9 @@ class Asking:
     async def get(self, path: str) -> Exchange:
         return await self._ended(Exchange(self.app, "GET", path))
 
-    async def post(self, path: str, body: Any = None) -> Exchange:
+    async def post(self, path: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Exchange:
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return await self._ended(Exchange(self.app, "POST", path, raw))
+        return await self._ended(Exchange(self.app, "POST", path, raw, headers))
 
     async def _ended(self, exchange: Exchange) -> Exchange:
         with suppress(ArithmeticError):  # a defect made for a test is raised again once it is answered

@@ -149,3 +149,24 @@ async def test_a_server_that_stops_moves_no_engine_but_still_shows_them() -> Non
     assert (await client.post("/admin/engines/a/wake")).status == 503
     assert (await client.get("/admin/engines")).status == 200
     assert runtime.scheduler.done == []
+
+
+HERE = "127.0.0.1:8000"
+
+
+@pytest.mark.parametrize("path", ["/admin/engines/a/sleep", "/admin/sleep"])
+@pytest.mark.parametrize("origin", ["http://evil.example", "http://127.0.0.1:3000", "http://evil.example:8000", "null"])
+async def test_a_web_page_of_another_host_may_not_control_engines(origin: str, path: str) -> None:
+    runtime = controlled(overview("a"))
+    refused = await asking_of(runtime).post(path, {"model": "a"}, {"Host": HERE, "Origin": origin})
+    error = refused.json()["error"]
+    assert (refused.status, error["code"], error["fault"]) == (403, "forbidden", "caller")
+    assert origin in error["message"]
+    assert runtime.scheduler.done == []
+
+
+@pytest.mark.parametrize("headers", [{}, {"Origin": f"http://{HERE}"}, {"Origin": "HTTP://127.0.0.1:8000"}])
+async def test_programs_and_the_servers_own_pages_may(headers: dict[str, str]) -> None:
+    runtime = controlled(overview("a"))
+    answer = await asking_of(runtime).post("/admin/engines/a/sleep", headers={"Host": HERE, **headers})
+    assert (answer.status, runtime.scheduler.done) == (200, [("sleep", "a")])

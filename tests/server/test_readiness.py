@@ -75,6 +75,21 @@ async def test_a_fusion_without_its_judge_is_not_ready_and_says_why_others_are()
     assert told["engines"]["b"] == {"ready": False, "state": "broken", "last_error": ERROR, "reason": ERROR}
 
 
+async def test_an_engine_that_pinned_ones_keep_asleep_cannot_answer() -> None:
+    why = "b cannot be woken while a is pinned"
+    kept_out = overview("b", "stopped", unreachable=why)
+    status, told = await ask(controlled(overview("a", pinned=True), kept_out, turns=["b"], best=BEST, vote=VOTE))
+    assert status == 200
+    assert told["engines"]["b"] == {"ready": False, "state": "stopped", "last_error": None, "reason": why}
+    assert told["fusions"]["best"] == {
+        "ready": False,
+        "lacking": ["b"],
+        "asleep": [],
+        "reason": f"cannot do without b: {why}",
+    }
+    assert told["fusions"]["vote"]["ready"] is True
+
+
 async def test_a_panel_below_its_quorum_is_not_ready() -> None:
     broken = overview("b", "broken", last_error=ERROR)
     _, told = await ask(controlled(overview("a"), broken, vote=VOTE | {"quorum": 2}))

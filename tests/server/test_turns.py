@@ -164,7 +164,11 @@ async def test_engines_are_put_to_sleep_woken_and_pinned_by_hand(turns: Turns) -
     status, answer = await turns.ask("a")
     assert status == 503, answer
     assert "pinned" in answer["error"]["message"]
+    told = await turns.get("/ready")
+    assert told["engines"]["a"]["reason"] == "a cannot be woken while b is pinned"
+    assert [name for name, each in told["fusions"].items() if each["ready"]] == ["b-alone"]
     await turns.post("/admin/engines/b/unpin")
+    assert (await turns.get("/ready"))["engines"]["a"]["ready"] is True
     status, answer = await turns.ask("a")
     assert (status, answer["choices"][0]["message"]["content"]) == (200, "42")
 

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from local_fusion.core.events import CallEnded, Queued, TextDelta
+from local_fusion.core.events import CallEnded, TextDelta
 from local_fusion.core.records import Usage
 from local_fusion.core.sampling import Sampling
 from local_fusion.engines.gate import Call, OpenGate, Tell, unheard
@@ -31,7 +31,6 @@ class SlowGate(OpenGate):
     @asynccontextmanager
     async def turn(self, call: Call, tell: Tell = unheard) -> AsyncIterator[None]:
         self.calls.append(call)
-        tell(3, "for a reason")
         await asyncio.sleep(7)
         yield
 
@@ -48,7 +47,6 @@ def test_an_answer_takes_its_time_and_is_recorded_without_the_waiting() -> None:
         (record,) = reply.calls
         assert (record.usage, record.seconds, record.samples, record.error) == (Usage(5, 20), 5, 2, None)
         assert heard.of(CallEnded) == [CallEnded(record)]
-        assert heard.of(Queued) == [Queued("a", 3, "for a reason")]
         assert [(delta.index, delta.tokens) for delta in heard.of(TextDelta)] == [(0, 10), (1, 10)]
         assert gate.calls == [Call("r1", 2, "batch")]
         assert engine.lane.waits == [7]

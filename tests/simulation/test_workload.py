@@ -97,7 +97,11 @@ def test_what_a_workload_is_is_said_in_words() -> None:
         ("poisson:1/s,fusion=qality", "did you mean 'quality'?"),
         ("batch:", "'requests': expected a whole number, not the text ''"),
         ("batch:5,requests=6", "says again how many"),
-        ("/no/such/file.jsonl", "the text '/no/such/file.jsonl' cannot be read (No such file or directory)"),
+        ("batch:100001", "'requests': expected a number less than or equal to 100000, not the text '100001'"),
+        ("batch:1000,prompt=1000000", "'prompt': expected at most 250000000 tokens of all requests together"),
+        ("/no/such/file.jsonl", "in the workload, there is no file '/no/such/file.jsonl'"),
+        ("poison:1/s", "there is no file 'poison:1/s'; did you mean 'poisson'?"),
+        ("/", "'/' cannot be read (Is a directory)"),
     ],
 )
 def test_a_part_that_is_wrong_is_named(spec: str, said: str) -> None:
@@ -141,11 +145,33 @@ def test_every_line_that_is_wrong_is_named_with_its_number(tmp_path: Path) -> No
         5: "there is no 'gema'; did you mean 'gemma'?",
         6: "expected prompt or prompt_tokens, not both",
         7: "at: expected a number",
-        8: "expected",
+        8: "the line: expected a JSON object",
         9: "at: expected",
     }.items():
         assert any(each.startswith(f"{file}:{line}: ") and what in each for each in said), (line, said)
     assert not any(each.startswith(f"{file}:1: ") for each in said)
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, f'{{"at": {"1" * 5000}}}', '"at"'])
+def test_a_line_that_no_parser_likes_is_a_problem_and_never_a_crash(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "w.jsonl"
+    file.write_text(line)
+    assert problems(str(file)).startswith(f"{file}:1: ")
+
+
+def test_of_very_many_wrong_lines_the_first_are_named_and_the_others_counted(tmp_path: Path) -> None:
+    file = tmp_path / "w.jsonl"
+    file.write_text('{"at": -1}\n' * 1000)
+    said = problems(str(file)).splitlines()
+    assert said[19].startswith(f"{file}:20: ")
+    assert said[20] == f"{file}: 980 more are wrong"
+
+
+def test_a_text_may_hold_any_character_and_the_file_a_byte_order_mark(tmp_path: Path) -> None:
+    file = tmp_path / "w.jsonl"
+    file.write_text('{"at": 1, "prompt": "one\u2028two"}\r\n', encoding="utf-8-sig")
+    (only,) = made(str(file)).arrivals
+    assert only.prompt == "one\u2028two"
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n", b"\xff\xfe"])
