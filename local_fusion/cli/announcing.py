@@ -68,6 +68,6 @@ def _detail(snapshot: EngineSnapshot, before: State | None) -> str:
         case "backing_off":
             return f"{snapshot.last_error}; trying again"
         case "broken" | "stopped":
-            return snapshot.last_error or ""
+            return snapshot.trouble or ""
         case _:
             return ""

@@ -52,7 +52,7 @@ class Troubles:
         note = self._folder / f"{sha256(snapshot.name.encode()).hexdigest()[:16]}{_SUFFIX}"
         with suppress(OSError):
             if snapshot.state in ("broken", "backing_off"):
-                cause, tail = snapshot.last_error or "", snapshot.log_tail or ""
+                cause, tail = snapshot.trouble or "", snapshot.log_tail or ""
                 told = Trouble(snapshot.name, snapshot.state, snapshot.since, cause, tail, os.getpid(), self._url)
                 new = note.with_suffix(".new")
                 new.write_text(json.dumps(asdict(told)), encoding="utf-8")

@@ -219,6 +219,9 @@ class ServerConfig(Strict):
     api_keys_file: None = Field(None, description="Reserved for API keys; null is the only value so far.")
     keep_alive_seconds: Seconds = Field(5, description="Between comments sent while a streaming client waits.")
     max_body_bytes: Bytes = 16 * 1024**2
+    stall_seconds: Seconds = Field(
+        120, description="A client that takes nothing of its answer for so long is given up: it would hold its engine."
+    )
     drain_seconds: Seconds = Field(20, description="Time that running requests get when the server stops.")
 
     @model_validator(mode="after")

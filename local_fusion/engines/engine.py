@@ -65,6 +65,11 @@ class EngineSnapshot:
     seconds_to_wake: float | None = None
     log_tail: str | None = None
 
+    @property
+    def trouble(self) -> str | None:
+        """The last error with the way out, for people."""
+        return f"{self.last_error} → {self.hint}" if self.last_error and self.hint else self.last_error
+
 
 Listener = Callable[[EngineSnapshot], None]
 

@@ -132,7 +132,9 @@ class FairPolicy:
         yielding = [each for each in everybody if self._yields(situation, ahead, each, to_urgent=urgent)]
         victims = choose(deficit, yielding)
         if victims is not None:
-            return Swap(target.name, victims, "they have run dry" if not urgent else "they have nothing urgent")
+            return Swap(
+                target.name, victims, "the others have run dry" if not urgent else "the others have nothing urgent"
+            )
         if overdue:
             soon = list(_candidates(situation, ahead, room, target, to_stop=to_stop, soon=True))
             victims = choose(deficit, [*everybody, *soon])

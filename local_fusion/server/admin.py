@@ -118,6 +118,7 @@ def entry(engine: EngineOverview) -> dict[str, Any]:
         "reason": Queued(engine.name, engine.waiting, engine.reason).text if engine.waiting else None,
         "note": snapshot.note,
         "last_error": snapshot.last_error,
+        "hint": snapshot.hint or None,
         "log_tail": snapshot.log_tail,
         "swaps": engine.swaps,
         "restarts": snapshot.restarts,

@@ -34,6 +34,7 @@ def create_app(runtime: Runtime, door: Door | None = None) -> FastAPI:
     """The endpoint over a running `runtime`; whoever is to stop it gives the `door`, to close it before."""
     door = door or Door(runtime)
     metrics = Metrics(runtime)
+    stall = runtime.config.server.stall_seconds
     # No schema routes: requests are read raw, so generated documentation would describe nothing.
     app = FastAPI(title="local-fusion", version=__version__, openapi_url=None)
     app.add_middleware(RequestIds)
@@ -73,7 +74,9 @@ def create_app(runtime: Runtime, door: Door | None = None) -> FastAPI:
         return raw, body, name
 
     def to_engine(name: str, request: Request, raw: bytes, body: dict[str, Any]) -> Response:
-        response = pass_through(runtime.engines[name], runtime.scheduler.gate(name), request, raw, body)
+        response = pass_through(
+            runtime.engines[name], runtime.scheduler.gate(name), request, raw, body, stall_seconds=stall
+        )
         door.admit([name])
         return response
 
@@ -93,7 +96,7 @@ def create_app(runtime: Runtime, door: Door | None = None) -> FastAPI:
         exchange = Exchange(chosen, asked, asked.to_request(request.state.request_id))
         if asked.stream:
             seconds = runtime.config.server.keep_alive_seconds
-            return sse.StreamedResponse(lambda: exchange.chunks(seconds), headers=sse.HEADERS)
+            return sse.StreamedResponse(lambda: exchange.chunks(seconds), headers=sse.HEADERS, stall_seconds=stall)
         return JSONResponse(await sse.unless_gone(request.receive, exchange.whole()))
 
     async def engines_only(request: Request) -> Response:

@@ -20,25 +20,30 @@ from local_fusion.server.bodies import priority_of, sequences
 KEPT = ("content-type", "retry-after")
 
 
-def pass_through(engine: Engine, gate: Gate, request: Request, raw: bytes, body: dict[str, Any]) -> Response:
+def pass_through(
+    engine: Engine, gate: Gate, request: Request, raw: bytes, body: dict[str, Any], *, stall_seconds: float
+) -> Response:
     """The engine's own response, streamed or whole, with its own status, once the engine's turn has come.
 
     Raises `RequestError` for a priority that is none. Sending it raises `EngineError` where the engine cannot be
     reached.
     """
     call = Call(request.state.request_id, sequences(body), priority_of(body.get("service_tier")))
-    return _Passed(engine, gate, call, request, raw)
+    return _Passed(engine, gate, call, request, raw, stall_seconds)
 
 
 class _Passed(Response):
-    """Its turn lasts until the last byte has been sent, or the client has gone, which takes its request with it."""
+    """Its turn lasts until the last byte was sent, or the client has gone or stalls: that takes its request with it."""
 
-    def __init__(self, engine: Engine, gate: Gate, call: Call, request: Request, raw: bytes) -> None:
+    def __init__(
+        self, engine: Engine, gate: Gate, call: Call, request: Request, raw: bytes, stall_seconds: float
+    ) -> None:
         self.engine = engine
         self.gate = gate
         self.call = call
         self.path = f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path
         self.raw = raw
+        self.stall_seconds = stall_seconds
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,6 +60,9 @@ class _Passed(Response):
             answer = await client.forward("POST", self.path, headers, self.raw)
             try:
                 kept = {name: value for name, value in answer.headers.items() if name.lower() in KEPT}
-                await sse.StreamedResponse(answer.body, status_code=answer.status, headers=kept).send_all(send)
+                passed = sse.StreamedResponse(
+                    answer.body, status_code=answer.status, headers=kept, stall_seconds=self.stall_seconds
+                )
+                await passed.send_all(send)
             finally:
                 answer.close()  # where not even its first byte could be sent

@@ -45,7 +45,7 @@ def _has_settled(snapshot: EngineSnapshot) -> bool:
 def _why_not(engine: EngineOverview) -> str | None:
     """Why an engine cannot answer; None where it can, if need be after waking up."""
     if engine.snapshot.state == "broken":
-        return engine.snapshot.last_error or "it is broken"
+        return engine.snapshot.trouble or "it is broken"
     return engine.unreachable
 
 

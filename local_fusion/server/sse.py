@@ -9,7 +9,7 @@ from contextlib import aclosing
 from typing import Any, TypeVar
 
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from local_fusion.errors import LocalFusionError
 from local_fusion.server.errors import error_body
@@ -89,13 +89,20 @@ async def unless_gone(receive: Receive, work: Awaitable[Result]) -> Result:
 class StreamedResponse(Response):
     """Sends chunks as they come, and closes their source as soon as the client goes away.
 
-    Starlette's own streaming response notices that only at the next chunk, which may be a whole panel later.
+    Starlette's own streaming response notices that only at the next chunk, which may be a whole panel later. A client
+    that is there and takes nothing for `stall_seconds` is given up, too.
     """
 
     def __init__(
-        self, chunks: Callable[[], AsyncGenerator[bytes]], *, status_code: int = 200, headers: Mapping[str, str]
+        self,
+        chunks: Callable[[], AsyncGenerator[bytes]],
+        *,
+        status_code: int = 200,
+        headers: Mapping[str, str],
+        stall_seconds: float,
     ) -> None:
         self.chunks = chunks
+        self.stall_seconds = stall_seconds
         self.status_code = status_code
         self.background = None
         self.init_headers(headers)
@@ -107,8 +114,19 @@ class StreamedResponse(Response):
         except ClientGone:
             return
 
-    async def send_all(self, send: Send) -> None:
-        """Head, chunks and end, whether or not the client is still there."""
+    async def send_all(self, sender: Send) -> None:
+        """Head, chunks and end, whether or not the client is still there.
+
+        Raises `ClientGone` where it takes nothing for `stall_seconds`.
+        """
+
+        async def send(message: Message) -> None:
+            try:
+                async with asyncio.timeout(self.stall_seconds):
+                    await sender(message)
+            except TimeoutError:
+                raise ClientGone from None
+
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         try:
             async with aclosing(self.chunks()) as chunks:

@@ -249,6 +249,6 @@ def test_every_swap_says_why() -> None:
 
     queued = engine("b", "down", waiting=1)
     assert why(queued) == "there is room"
-    assert why(engine("a"), engine("b", "down", batch_waiting=1)) == "they have run dry"
-    assert why(engine("a", batch_running=1), queued) == "they have nothing urgent"
+    assert why(engine("a"), engine("b", "down", batch_waiting=1)) == "the others have run dry"
+    assert why(engine("a", batch_running=1), queued) == "the others have nothing urgent"
     assert why(engine("a", running=1), queued, now=BOUND) == "calls have waited for 30 s"

@@ -130,6 +130,6 @@ def test_without_a_bound_engines_in_use_are_never_disturbed(data: some.DataObjec
             assert all(isinstance(call.answer, float) for call in play.calls)
             for _, action in policy.taken:
                 assert isinstance(action, Swap)
-                assert action.because in ("there is room", "they have run dry", "its calls will come")
+                assert action.because in ("there is room", "the others have run dry", "its calls will come")
 
     run(main())

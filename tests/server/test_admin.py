@@ -50,6 +50,7 @@ async def test_every_engine_is_told_with_its_memory_queue_errors_and_seconds() -
         "reason": None,
         "note": None,
         "last_error": None,
+        "hint": None,
         "log_tail": None,
         "swaps": 3,
         "restarts": 1,
@@ -65,12 +66,13 @@ async def test_every_engine_is_told_with_its_memory_queue_errors_and_seconds() -
 
 
 async def test_a_broken_engine_is_told_with_its_cause_and_last_lines() -> None:
-    broken = overview("a", "broken", last_error="a did not start: no such file", log_tail="one\ntwo")
+    broken = overview("a", "broken", last_error="a did not start: no such file", hint="Fetch it.", log_tail="one\ntwo")
     client = asking_of(controlled(broken))
     told = (await client.get("/admin/engines/a")).json()
-    assert (told["state"], told["last_error"], told["log_tail"]) == (
+    assert (told["state"], told["last_error"], told["hint"], told["log_tail"]) == (
         "broken",
         "a did not start: no such file",
+        "Fetch it.",
         "one\ntwo",
     )
 

@@ -12,6 +12,7 @@ import pytest
 
 from local_fusion.server import sse
 from local_fusion.server.sse import ClientGone, StreamedResponse, unless_gone, with_pauses
+from local_fusion.simulation import clock
 
 SOON = 0.001
 NEVER = 600.0
@@ -193,7 +194,7 @@ async def test_a_streamed_response_sends_each_chunk_when_it_comes_and_then_the_e
         yield b"two"
 
     client = Client()
-    response = StreamedResponse(chunks, headers=sse.HEADERS)
+    response = StreamedResponse(chunks, headers=sse.HEADERS, stall_seconds=30)
     await response({"type": "http"}, client.receive, client.send)
     assert client.sent[0]["status"] == 200
     assert dict(client.sent[0]["headers"])[b"content-type"] == b"text/event-stream; charset=utf-8"
@@ -214,12 +215,35 @@ async def test_a_streamed_response_closes_its_source_when_the_client_goes_away()
             async for event in events:
                 yield event.encode()
 
-    sending = asyncio.create_task(StreamedResponse(chunks, headers={})({"type": "http"}, client.receive, client.send))
+    response = StreamedResponse(chunks, headers={}, stall_seconds=30)
+    sending = asyncio.create_task(response({"type": "http"}, client.receive, client.send))
     await begun.wait()
     client.leave()
     await sending
     assert source.closed
     assert [part["type"] for part in client.sent] == ["http.response.start"]
+
+
+def test_a_client_that_takes_nothing_is_given_up_and_the_source_closed() -> None:
+    source = Source()
+
+    async def chunks() -> AsyncGenerator[bytes]:
+        async with aclosing(source.events()) as events:
+            async for event in events:
+                yield event.encode()
+
+    async def stalls(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()
+
+    async def send() -> float:
+        source.items.put_nowait("more than the socket's buffer holds")
+        response = StreamedResponse(chunks, headers={}, stall_seconds=60)
+        await response({"type": "http"}, Client().receive, stalls)
+        return asyncio.get_running_loop().time()
+
+    assert clock.run(send()) == 60
+    assert source.closed
 
 
 def test_an_event_is_one_line_of_json_whatever_its_text_holds() -> None:
