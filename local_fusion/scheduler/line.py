@@ -48,6 +48,7 @@ class Line:
     _sequences: int = 0
     _came: float = 0.0
     _came_at: float = 0.0
+    _idle_seconds: float = 0.0
     _ended: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
 
     @property
@@ -97,11 +98,12 @@ class Line:
         self._inside.discard(ticket)
         self._running[priority] -= 1
         self._sequences -= ticket.call.samples
-        self._ended.append(now)
+        if ticket.call.samples:
+            self._ended.append(now - self._idle_seconds)
         if not self.running:
             self.drained_since = now
 
-    def let_in(self, only: frozenset[str] | None = None) -> Iterator[Ticket]:
+    def let_in(self, now: float, only: frozenset[str] | None = None) -> Iterator[Ticket]:
         """Those whose turn has come, as far as there is room; a call larger than all room gets it alone.
 
         `only` calls of these requests, where not those of all.
@@ -114,6 +116,7 @@ class Line:
                 self._running[priority] += 1
                 self._sequences += ticket.call.samples
                 self.owed = max(0, self.owed - 1)
+                self._idle_seconds += 0.0 if self.drained_since is None else now - self.drained_since
                 self.drained_since = None
                 ticket.inside = True
                 self._inside.add(ticket)
@@ -137,7 +140,7 @@ class Line:
         self.heard -= ticket.tell is not unheard
 
     def seconds_for(self, calls: int) -> float | None:
-        """How long `calls` take at the pace of the last ones; None where no pace is known."""
+        """How long `calls` take at the pace of the last ones, while there was work; None where no pace is known."""
         if len(self._ended) < 2 or self._ended[-1] <= self._ended[0]:
             return None
         return calls * (self._ended[-1] - self._ended[0]) / (len(self._ended) - 1)

@@ -274,7 +274,7 @@ class Scheduler:
         if not line.waiting:
             return
         if snapshot.state == "awake":
-            for ticket in line.let_in(self._mover.still_let_in(name)):
+            for ticket in line.let_in(self._now(), self._mover.still_let_in(name)):
                 if not ticket.turn.done():
                     ticket.turn.set_result(None)
         elif self._state(name) == "lost" and not self._mover.busy(name):

@@ -231,6 +231,20 @@ async def test_a_full_queue_turns_requests_away_at_the_door_and_says_when_to_com
 
 
 @virtual
+async def test_the_pace_of_a_queue_is_that_of_its_work_and_not_of_the_hours_between() -> None:
+    async with machine(ONE, awake=["a"], capacities={"a": 1}, max_queued_calls=2) as rig:
+        for _ in range(3):
+            await rig.call("a", 10.0)
+            await asyncio.sleep(3600)
+        calls = [rig.calling("a", 10.0) for _ in range(3)]
+        await asyncio.sleep(1)
+        with pytest.raises(QueueFull) as full:
+            rig.scheduler.admit(["a"])
+        assert full.value.retry_seconds == pytest.approx(10)  # one call of two
+        await asyncio.wait(calls)
+
+
+@virtual
 async def test_a_full_queue_is_no_obstacle_to_other_engines() -> None:
     async with machine(TWO, usable=20, awake=["a", "b"], capacities={"a": 1}, max_queued_calls=1) as rig:
         calls = [rig.calling("a", 10.0) for _ in range(2)]
