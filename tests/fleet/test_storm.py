@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,9 +19,11 @@ CALM = Weather(requests=3, at_once=3, members=12, every=1.0)
 
 
 @pytest.fixture(autouse=True)
-def short_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Unix socket's path may not be long."""
-    monkeypatch.setenv("LOCAL_FUSION_RUNTIME", str(tmp_path / "run"))
+def short_paths(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A Unix socket's path may have 107 bytes, and pytest's own folders have long ones."""
+    with tempfile.TemporaryDirectory(prefix="lf-") as folder:
+        monkeypatch.setenv("LOCAL_FUSION_RUNTIME", f"{folder}/run")
+        yield
 
 
 async def test_a_storm(tmp_path: Path) -> None:
