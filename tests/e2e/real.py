@@ -45,6 +45,20 @@ class RealServer:
     def wait_ready(self) -> None:
         until(self.ready, START_SECONDS, lambda: self.running.err, every=0.5)  # starting engines need the cores
 
+    def engines(self) -> dict[str, Any]:
+        """What the administrator sees of each."""
+        with urllib.request.urlopen(f"{self.url}/admin/engines", timeout=30) as response:
+            return {entry["name"]: entry for entry in json.load(response)["engines"]}
+
+    def wait_back(self, engine: str, old: list[int]) -> None:
+        """Wait until an engine is awake again with other processes than the `old` ones."""
+
+        def back() -> bool:
+            entry = self.engines()[engine]
+            return entry["state"] == "awake" and entry["pid"] not in old
+
+        until(back, START_SECONDS, lambda: self.running.err, every=0.5)
+
     def socket(self, engine: str) -> Path:
         (path,) = self.home.runtime.glob(f"*/{engine}.sock")
         return path

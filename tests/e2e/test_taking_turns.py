@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import time
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -50,13 +48,8 @@ def settled_ram() -> int:
     return free
 
 
-def engines(server: RealServer) -> dict[str, Any]:
-    with urllib.request.urlopen(f"{server.url}/admin/engines", timeout=30) as response:
-        return {entry["name"]: entry for entry in json.load(response)["engines"]}
-
-
 def test_eight_requests_at_once_are_all_answered_with_three_starts_at_most(server: RealServer) -> None:
-    before = engines(server)
+    before = server.engines()
     assert sorted(entry["state"] for entry in before.values()) == ["awake", "stopped"]
 
     def ask(number: int) -> Any:
@@ -75,7 +68,7 @@ def test_eight_requests_at_once_are_all_answered_with_three_starts_at_most(serve
         told = fusion_of(answer)
         assert [candidate["model"] for candidate in told["candidates"]] == ["left", "right"]
         assert not [failure for failure in told["failed"] if failure["stage"] == "panel"]
-    after = engines(server)
+    after = server.engines()
     # left, right, and left again for the judge; or the other way round, which saves one.
     assert 2 <= sum(entry["swaps"] for entry in after.values()) <= 3
     assert sorted(entry["state"] for entry in after.values()) == ["awake", "stopped"]

@@ -92,7 +92,7 @@ def test_an_engine_killed_in_the_middle_of_an_answer_is_told_and_comes_back(serv
     assert [candidate["model"] for candidate in report["candidates"]] == ["right"]
     assert text == report["candidates"][0]["text"]
 
-    server.wait_ready()
+    server.wait_back("left", before)
     assert not any(alive(pid) for pid in before)
     told = ask(server)
     assert [candidate["model"] for candidate in told["candidates"]] == ["left", "right"]
