@@ -187,7 +187,7 @@ class FakeEngine:
         if self.script.fail_wake == "hang":
             await asyncio.Event().wait()
         if self.script.fail_wake in ("error", "exit"):
-            print("RuntimeError: CUDA Error: out of memory at /workspace/csrc/cumem_allocator.cpp:139", file=sys.stderr)
+            print("RuntimeError: CUDA Error: out of memory at csrc/cumem_allocator.cpp:139", file=sys.stderr)
             if self.script.fail_wake == "exit":
                 os._exit(1)
             return web.Response(status=500, text="Internal Server Error")

@@ -66,7 +66,7 @@ def test_memory_that_others_may_free_again_is_not_permanent() -> None:
         ),
         # As reported from wakes, vLLM issue #47654.
         (
-            "RuntimeError: CUDA Error: out of memory at /workspace/csrc/cumem_allocator.cpp:139",
+            "RuntimeError: CUDA Error: out of memory at csrc/cumem_allocator.cpp:139",
             "out_of_gpu_memory",
             False,
         ),
