@@ -22,6 +22,7 @@ def take_turns(home: Home, **more: Any) -> None:
     """Configure `a`, which is awake first, and `b`, which does not fit beside it, alone and as one panel."""
     path = home.configure("a", "b", fusions=FUSIONS, **more)
     config = yaml.safe_load(path.read_text())
+    size = more_than_half(EngineSettings().memory_share, vllm_kind())  # once: free memory moves, and the larger is first
     for model in config["models"].values():
-        model.update(more_than_half(EngineSettings().memory_share, vllm_kind()))
+        model.update(size)
     home.write(yaml.safe_dump(config, sort_keys=False))
