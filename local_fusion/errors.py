@@ -22,6 +22,7 @@ LocalFusionError                 message + hint (what to do next), fault, HTTP s
 │   ├── EmptyAnswer              it answered, but with nothing                                    502
 │   └── DeadlineExceeded         it did not answer within the stage's deadline                    504
 ├── PanelFailed                  fault "engine": fewer candidates than the quorum; holds each failure  502
+├── VerifierFailed               fault "us": a program that checks candidates did not do its work  500
 ├── RemoteError                  fault "us": the error of a server that was asked, passed on        exit 1
 └── SetupError                   fault "us": this machine or installation lacks something         exit 1
 ```
@@ -216,6 +217,12 @@ class PanelFailed(LocalFusionError):
     def __init__(self, message: str, *, failures: tuple[Failure, ...], hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.failures = failures
+
+
+class VerifierFailed(LocalFusionError):
+    """A program that was to check a candidate could not be run, or neither accepted nor rejected it in time."""
+
+    code = "verifier_failed"
 
 
 class RemoteError(LocalFusionError):

@@ -18,7 +18,8 @@ from typing import Literal
 from local_fusion.config.personas import PERSONAS
 from local_fusion.config.problems import suggestion
 from local_fusion.config.references import engines_of
-from local_fusion.config.schema import Config, FusionConfig
+from local_fusion.config.schema import Config
+from local_fusion.config.strategies import FusionConfig
 from local_fusion.core.concurrency import together
 from local_fusion.core.model import ChatModel
 from local_fusion.engines.checkpoints import locate, resolve

@@ -1,7 +1,7 @@
-"""A process that speaks vLLM's HTTP dialect over a Unix socket and misbehaves as its script says.
+"""A process that speaks vLLM's HTTP dialect (`tests/vllm_dialect.py`) over a Unix socket, and misbehaves by script.
 
-Run as `python fake_engine.py --uds SOCKET --served-model-name NAME [--max-model-len N] [--enable-sleep-mode]` with the
-script as JSON in `FAKE_ENGINE`. A token is a word with the space before it; its id is a checksum of the word.
+Run as `python fake_engine.py --uds SOCKET --served-model-name NAME [--max-model-len N] [--enable-sleep-mode]
+[--tool-call-parser NAME] [--reasoning-parser NAME]` with the script as JSON in `FAKE_ENGINE`.
 What it holds is booked in the ledger `FAKE_LEDGER`, if there is one (`tests/ledger.py`).
 """
 
@@ -17,11 +17,25 @@ import signal
 import socket
 import subprocess
 import sys
-import zlib
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the program itself lies outside of its package
+from tests.vllm_dialect import (
+    Written,
+    chunk_of,
+    event,
+    matching,
+    prompt_logprobs,
+    rendered,
+    token_id,
+    token_logprobs,
+    tools_refused,
+    usage,
+    words,
+)
 
 if __name__ != "__main__":  # the program itself imports it later, so that crashing at the start is quick
     from local_fusion.engines.command import EngineCommand
@@ -35,6 +49,12 @@ class Script:
 
     # Pairs of a regular expression, searched in the last message, and the reply: a text, or texts for samples 0, 1, …
     rules: list[tuple[str, str | list[str]]] = field(default_factory=list)
+    # As `rules`, with what is thought before the reply; as part of the text where no parser tells the two apart.
+    thoughts: list[tuple[str, str]] = field(default_factory=list)
+    # As `rules`, with the tools called (`name`, `arguments`) in place of a reply, where the request has tools.
+    calls: list[tuple[str, list[dict[str, Any]]]] = field(default_factory=list)
+    # Of words, wherever they stand: in a prompt or an answer.
+    logprobs: dict[str, float] = field(default_factory=dict)
     # As `rules`, with the probabilities of labels for `logprob_token_ids`; labels not named share a tiny rest.
     weights: list[tuple[str, dict[str, float]]] = field(default_factory=list)
     # The reply is the engine's name and all marks, «like this», in the conversation: nothing else must turn up there.
@@ -74,24 +94,13 @@ class Script:
         return json.dumps(asdict(self))
 
 
-def token_id(word: str) -> int:
-    return zlib.crc32(word.strip().encode()) % 50_000
-
-
-def words(text: str) -> list[str]:
-    return re.findall(r"\s*\S+", text)
-
-
-def rendered(messages: list[dict[str, Any]]) -> list[str]:
-    """A conversation as tokens: each message has one for its role."""
-    return [word for message in messages for word in (f"<{message['role']}>", *words(message["content"] or ""))]
-
-
 class FakeEngine:
-    def __init__(self, name: str, script: Script, max_model_len: int) -> None:
-        self.name = name
+    def __init__(self, options: argparse.Namespace, script: Script) -> None:
+        self.name: str = options.served_model_name
         self.script = script
-        self.limit = max_model_len
+        self.limit: int = options.max_model_len
+        self.tool_call_parser: str | None = options.tool_call_parser
+        self.reasoning_parser: str | None = options.reasoning_parser
         self.polls = 0
         self.steps = 0
         self.vocabulary: dict[int, str] = {}
@@ -146,7 +155,6 @@ class FakeEngine:
     def book(self, size: int) -> None:
         """Hold so many bytes of each device; too many are the end."""
         if path := os.environ.get("FAKE_LEDGER"):
-            sys.path.insert(0, str(Path(__file__).parents[1]))
             from tests.ledger import Ledger
 
             visible = os.environ.get("CUDA_VISIBLE_DEVICES") or "0"
@@ -240,7 +248,7 @@ class FakeEngine:
         from aiohttp import web
 
         body = await request.json()
-        text = words(body["prompt"]) if "prompt" in body else rendered(body["messages"])
+        text = words(body["prompt"]) if "prompt" in body else rendered(body)
         self.vocabulary |= {token_id(word): word.strip() for word in text}
         tokens = [token_id(word) for word in text]
         return web.json_response({"count": len(tokens), "max_model_len": self.limit, "tokens": tokens})
@@ -256,9 +264,28 @@ class FakeEngine:
         await self.going.wait()
         if self.script.reject_warm_up:
             return self.error(*self.script.reject_warm_up)
+        body = await request.json()
+        if body.get("prompt_logprobs") is not None:
+            return self.scored(body)
         choice = {"index": 0, "text": " world", "finish_reason": "length", "logprobs": None}
         usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
         return web.json_response({"object": "text_completion", "choices": [choice], "usage": usage})
+
+    def scored(self, body: dict[str, Any]) -> Any:
+        """One choice for each prompt of token ids, in no particular order, with the prompt's log-probabilities."""
+        from aiohttp import web
+
+        self.record(event="request", path="/v1/completions", body=body)
+        longest = max(len(ids) for ids in body["prompt"])
+        if too_long := self.too_long(longest, body["max_tokens"]):
+            return too_long
+        known = {token_id(word): logprob for word, logprob in self.script.logprobs.items()}
+        choices = [
+            {"index": index, "text": " x", "finish_reason": "length", "prompt_logprobs": prompt_logprobs(ids, known)}
+            for index, ids in enumerate(body["prompt"])
+        ]
+        counts = usage(sum(map(len, body["prompt"])), len(choices))
+        return web.json_response({"object": "text_completion", "choices": choices[::-1], "usage": counts})
 
     def error(self, status: int, message: str, param: str | None = None) -> Any:
         from aiohttp import web
@@ -281,25 +308,21 @@ class FakeEngine:
                 return self.error(404, f"The model `{body.get('model')}` does not exist.", "model")
             if self.script.reject:
                 return self.error(*self.script.reject)
-            prompt_tokens = len(rendered(body["messages"]))
-            wanted = body.get("max_tokens") or 1
-            if prompt_tokens + wanted > self.limit:
-                return self.error(
-                    400,
-                    f"This model's maximum context length is {self.limit} tokens. However, you requested {wanted} "
-                    f"output tokens and your prompt contains {prompt_tokens} input tokens.",
-                    "input_tokens",
-                )
+            if refusal := tools_refused(body, self.tool_call_parser):
+                return self.error(400, refusal)
+            prompt_tokens = len(rendered(body))
+            if too_long := self.too_long(prompt_tokens, body.get("max_tokens") or 1):
+                return too_long
             if body.get("stream"):
                 return await self.stream(request, body, prompt_tokens)
             answers = [self.answer(body, index) for index in range(body.get("n") or 1)]
-            choices = [
-                {"index": index, "message": {"role": "assistant", "content": "".join(tokens)}, "finish_reason": reason}
-                for index, (tokens, reason) in enumerate(answers)
+            choices: list[dict[str, Any]] = [
+                {"index": index, "message": answer.message, "finish_reason": answer.reason}
+                for index, answer in enumerate(answers)
             ]
             if body.get("logprob_token_ids"):
                 choices[0]["logprobs"] = self.logprobs(body)
-            written = sum(len(tokens) for tokens, _ in answers)
+            written = sum(len(answer.deltas) for answer in answers)
             self.record(event="answered")
             return web.json_response(
                 {"id": "chatcmpl-fake", "choices": choices, "usage": usage(prompt_tokens, written)}
@@ -312,9 +335,24 @@ class FakeEngine:
             if not self.running:
                 self.idle.set()
 
-    def answer(self, body: dict[str, Any], index: int) -> tuple[list[str], str]:
-        """The tokens of sample `index`, and why it ends."""
-        last = body["messages"][-1]["content"]
+    def too_long(self, prompt_tokens: int, wanted: int) -> Any:
+        """The refusal of a prompt that leaves no room; None where it fits."""
+        if prompt_tokens + wanted <= self.limit:
+            return None
+        message = (
+            f"This model's maximum context length is {self.limit} tokens. However, you requested {wanted} "
+            f"output tokens and your prompt contains {prompt_tokens} input tokens."
+        )
+        return self.error(400, message, "input_tokens")
+
+    def answer(self, body: dict[str, Any], index: int) -> Written:
+        """What sample `index` says."""
+        begun = body.get("continue_final_message")
+        last = body["messages"][-2 if begun else -1]["content"]
+        thoughts = words(next(matching(self.script.thoughts, last), ""))
+        if body.get("tools") and body.get("tool_choice") != "none":
+            for calls in matching(self.script.calls, last):
+                return Written(thoughts, [], "tool_calls", calls)
         reply: str | list[str] = f"echo: {last}"
         if self.script.json_reply is not None and body.get("response_format"):
             reply = json.dumps(self.script.json_reply)
@@ -322,24 +360,24 @@ class FakeEngine:
             marks = re.findall("«[^»]*»", " ".join(message["content"] or "" for message in body["messages"]))
             reply = " ".join([self.name, *sorted(set(marks))])
         else:
-            for pattern, text in self.script.rules:
-                if re.search(pattern, last, re.DOTALL):
-                    reply = text
-                    break
+            reply = next(matching(self.script.rules, last), reply)
         text = reply if isinstance(reply, str) else reply[index % len(reply)]
+        if begun:
+            text = text.removeprefix(body["messages"][-1]["content"])
         if not self.weights_are_there:
             text = " ".join("garbage" for _ in words(text))
-        tokens = words(text)
-        limit = body.get("max_tokens")
-        return (tokens[:limit], "length") if limit is not None and len(tokens) > limit else (tokens, "stop")
+        return self.limited(thoughts, words(text), body.get("max_tokens"))
+
+    def limited(self, thoughts: list[str], text: list[str], limit: int | None) -> Written:
+        """An answer of at most so many tokens; thoughts are part of the text where nothing tells them apart."""
+        said = [*thoughts, *text][:limit]
+        reason = "stop" if len(said) == len(thoughts) + len(text) else "length"
+        apart = len(thoughts) if self.reasoning_parser else 0
+        return Written(said[:apart], said[apart:], reason)
 
     def logprobs(self, body: dict[str, Any]) -> dict[str, Any]:
         last = body["messages"][-1]["content"]
-        weights: dict[str, float] = {}
-        for pattern, found in self.script.weights:
-            if re.search(pattern, last, re.DOTALL):
-                weights = found
-                break
+        weights: dict[str, float] = next(matching(self.script.weights, last), {})
         top = [{"token": "token_id:7", "logprob": -0.1}]  # vLLM puts the sampled token first
         for token in body["logprob_token_ids"]:
             weight = weights.get(self.vocabulary.get(token, ""), 1e-6)
@@ -394,30 +432,18 @@ class FakeEngine:
         answers = [self.answer(body, index) for index in range(body.get("n") or 1)]
         for index in range(len(answers)):
             delta = {"role": "assistant", "content": ""}
-            yield chunk(index, delta, None, usage(prompt_tokens, 0), 0)
-        for position in range(max(len(tokens) for tokens, _ in answers)):
+            yield chunk_of(index, delta, None, usage(prompt_tokens, 0), 0)
+        said = [answer.deltas for answer in answers]
+        for position in range(max(map(len, said))):
             if self.script.token_seconds:
                 await asyncio.sleep(self.script.token_seconds)
-            for index, (tokens, reason) in enumerate(answers):
-                if position < len(tokens):
-                    ends = reason if position == len(tokens) - 1 else None
-                    counts = usage(prompt_tokens, position + 1)
-                    yield chunk(index, {"content": tokens[position]}, ends, counts, 1)
-
-
-def chunk(
-    index: int, delta: dict[str, str], reason: str | None, counts: dict[str, int], written: int
-) -> dict[str, Any]:
-    choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
-    return {"choices": [choice], "usage": counts, "written": written}
-
-
-def usage(prompt: int, completion: int) -> dict[str, int]:
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
-
-
-def event(data: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(data).encode() + b"\n\n"
+            for index, deltas in enumerate(said):
+                if position < len(deltas):
+                    word, delta = deltas[position]
+                    ends = answers[index].reason if position == len(deltas) - 1 else None
+                    top = body.get("top_logprobs", 0)
+                    told = token_logprobs(word, self.script.logprobs, top) if body.get("logprobs") else None
+                    yield chunk_of(index, delta, ends, usage(prompt_tokens, position + 1), 1, told)
 
 
 def main() -> None:
@@ -425,6 +451,8 @@ def main() -> None:
     parser.add_argument("--uds", required=True)
     parser.add_argument("--served-model-name", required=True)
     parser.add_argument("--max-model-len", type=int, default=4096)
+    parser.add_argument("--tool-call-parser")
+    parser.add_argument("--reasoning-parser")
     options, _ = parser.parse_known_args()
     script = Script(**json.loads(os.environ.get("FAKE_ENGINE", "{}")))
     if script.crash_log is not None:
@@ -443,7 +471,7 @@ def main() -> None:
         assert child.stdout is not None
         child.stdout.read(1)
         Path(script.grandchild).write_text(str(child.pid), encoding="utf-8")
-    FakeEngine(options.served_model_name, script, options.max_model_len).serve(options.uds)
+    FakeEngine(options, script).serve(options.uds)
 
 
 class FakeHost:

@@ -8,6 +8,8 @@ from rich.text import Text
 
 from local_fusion.cli.plan_view import joined, turns_with
 from local_fusion.config.problems import printable
+from local_fusion.config.references import named_by
+from local_fusion.config.strategies import FusionConfig, RelayConfig
 from local_fusion.engines.engine import EngineSnapshot, State
 from local_fusion.planner.plan import Placement, Plan
 from local_fusion.runtime import Runtime
@@ -18,13 +20,21 @@ def announce(runtime: Runtime, address: str, console: Console) -> None:
     console.print(f"[bold]listening on {address}[/bold]  (OpenAI base URL: {address}/v1)", highlight=False)
     table = Table("model", "kind", "is", box=None, header_style="bold", padding=(0, 2))
     for name, fusion in runtime.config.fusions.items():
-        members = ", ".join(dict.fromkeys(member.model for member in fusion.panel))
-        table.add_row(name, fusion.strategy, f"panel of {members}")
+        table.add_row(name, fusion.strategy, Text(made_of(fusion)))
     for placement in runtime.plan.placements:
         where = "CPU" if placement.kind == "cpu" else f"GPU {', '.join(map(str, placement.devices))}"
         turns = _turns(runtime.plan, placement)
         table.add_row(placement.model, "engine", Text(f"{placement.checkpoint.name} on the {where}{turns}"))
     console.print(table)
+
+
+def made_of(fusion: FusionConfig) -> str:
+    """The models and fusions that a fusion calls, by what they are to it."""
+    parts: dict[str, dict[str, None]] = {}
+    for path, name in named_by(fusion):
+        parts.setdefault(str(path[0]), {})[name] = None
+    told = "; ".join(f"{'panel of' if part == 'panel' else part} {', '.join(names)}" for part, names in parts.items())
+    return f"{told} (experimental)" if isinstance(fusion, RelayConfig) else told
 
 
 def _turns(plan: Plan, placement: Placement) -> str:

@@ -94,7 +94,7 @@ async def _show(happening: AsyncGenerator[Event], board: Board, options: AskOpti
         async for event in happening:
             board.show(event)
             match event:
-                case TextDelta(text) if not options.as_json:
+                case TextDelta(text) if text and not options.as_json:
                     if not streaming:
                         board.close()
                         streaming = True

@@ -34,6 +34,7 @@ from local_fusion.core.events import (
 )
 
 _QUESTION = "the question"
+_THOUGHTS = "thinking"
 MARKS = {"done": ("✓", "green"), "failed": ("✗", "red"), "noted": ("!", "yellow")}
 
 
@@ -58,6 +59,11 @@ class _Row:
         return mark, Text(self.title), told, Text(self.detail, style="dim")
 
 
+def in_round(round: int) -> str:
+    """What follows the name of whoever works in a round; nothing in the first, which most strategies never leave."""
+    return f", round {round}" if round > 1 else ""
+
+
 class Board:
     """Shows engines starting, then the events of one request. Use as a context manager."""
 
@@ -65,6 +71,7 @@ class Board:
         self._console = console
         self._rows: dict[str, _Row] = {}
         self._waits: dict[str, Queued] = {}
+        self._round = 1
         self._live = Live(console=console, get_renderable=self._picture, refresh_per_second=10, transient=False)
 
     def __enter__(self) -> Self:
@@ -109,10 +116,14 @@ class Board:
     def show(self, event: Event) -> None:
         """One event of a request (text and results are rendered by whoever prints the answer)."""
         match event:
-            case StageStarted(stage, models) if stage != "panel":
-                self.begin(f"stage {stage}", f"{'judge' if stage == 'judge' else 'synthesizer'} {', '.join(models)}")
+            case StageStarted("panel", _, round):
+                self._round = round
+            case StageStarted(stage, models, round):
+                title = f"{'judge' if stage == 'judge' else 'synthesizer'} {', '.join(models)}"
+                self.begin(f"stage {stage}", title + in_round(round))
             case MemberStarted(member, _, samples):
-                self.begin(member, f"member {member}", f"{samples} samples" if samples > 1 else "")
+                title = f"member {member}{in_round(self._round)}"
+                self.begin(member, title, f"{samples} samples" if samples > 1 else "")
             case MemberProgress(member, tokens):
                 self.update(member, f"{tokens} tokens")
             case MemberFinished(member, candidates):
@@ -128,8 +139,9 @@ class Board:
                 self.note(f"{trim.candidate} was cut to {trim.kept} of {trim.tokens} tokens to fit {trim.reader}")
             case Noted(text):
                 self.note(text)
-            case TextDelta() if self._waits:
+            case TextDelta():
                 self._go_on()
+                self._think(event)
             case _:
                 source, happened = origin(event)
                 if isinstance(happened, Queued):
@@ -156,6 +168,14 @@ class Board:
             self._rows[key].detail = ""
         self._rows.pop(_QUESTION, None)
         self._waits.clear()
+
+    def _think(self, delta: TextDelta) -> None:
+        """Tell that a model thinks, and how long, while there is nothing of its answer to be seen."""
+        row = self._rows.get(_THOUGHTS)
+        if delta.reasoning and row is None:
+            self.begin(_THOUGHTS, _THOUGHTS)
+        elif delta.text and row is not None and row.state == "working":
+            self.end(_THOUGHTS, "done", "")
 
     def _say(self, line: str) -> None:
         if not self._console.is_terminal:

@@ -10,7 +10,7 @@ import aiohttp
 from pydantic import TypeAdapter, ValidationError
 
 from local_fusion.core import events
-from local_fusion.core.chat import ChatRequest
+from local_fusion.core.chat import ChatRequest, ToolCall
 from local_fusion.core.events import Answered, Event, TextDelta
 from local_fusion.core.model import Choice, FusionReport, Reply
 from local_fusion.core.records import CallRecord, Usage
@@ -126,6 +126,8 @@ class _Reader:
         self._name = name
         self._is_fusion = is_fusion
         self._texts: dict[int, str] = {}
+        self._thoughts: dict[int, str] = {}
+        self._tool_calls: dict[int, dict[int, ToolCall]] = {}
         self._reasons: dict[int, str] = {}
         self._report: FusionReport | None = None
         self._calls: tuple[CallRecord, ...] = ()
@@ -138,15 +140,25 @@ class _Reader:
         elif told:
             self._report = TypeAdapter(FusionReport).validate_python({"fusion": self._name, **told})
         for choice in chunk["choices"]:
-            index, text = choice["index"], choice["delta"].get("content") or ""
+            index, delta = choice["index"], choice["delta"]
+            text, thought = delta.get("content") or "", delta.get("reasoning") or ""
             self._texts[index] = self._texts.get(index, "") + text
+            self._thoughts[index] = self._thoughts.get(index, "") + thought
+            for part in delta.get("tool_calls") or ():
+                self._read_tool_call(index, part)
             if choice["finish_reason"]:
                 self._reasons[index] = choice["finish_reason"]
-            if text:
-                happened.append(TextDelta(text, index))
+            if text or thought:
+                happened.append(TextDelta(text, index, reasoning=thought))
         if usage := chunk.get("usage"):
             self._calls = self._read_usage(usage)
         return happened
+
+    def _read_tool_call(self, index: int, part: dict[str, Any]) -> None:
+        """Add a piece of a tool call: id and name come in its first, arguments in any."""
+        calls, function = self._tool_calls.setdefault(index, {}), part.get("function") or {}
+        begun = calls.get(part["index"]) or ToolCall(part["id"], function["name"], "")
+        calls[part["index"]] = ToolCall(begun.id, begun.name, begun.arguments + (function.get("arguments") or ""))
 
     def _read_usage(self, usage: dict[str, Any]) -> tuple[CallRecord, ...]:
         calls = usage.get("fusion", {}).get("calls")
@@ -169,5 +181,9 @@ class _Reader:
         """The whole reply. Raises `ValueError` for a stream that broke off."""
         if not self._reasons:
             raise ValueError("the stream ended before the answer did")
-        choices = tuple(Choice(self._texts[index], reason) for index, reason in sorted(self._reasons.items()))
+        choices = tuple(self._choice(index, reason) for index, reason in sorted(self._reasons.items()))
         return Reply(choices, self._calls, self._report)
+
+    def _choice(self, index: int, reason: str) -> Choice:
+        calls = tuple(call for _, call in sorted(self._tool_calls.get(index, {}).items()))
+        return Choice(self._texts[index], reason, calls, self._thoughts[index])

@@ -8,9 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from local_fusion.config.judging import JUDGES
 from local_fusion.config.personas import PERSONAS
+from local_fusion.config.presets import PRESETS
 from local_fusion.config.schema import Config
+from local_fusion.config.strategies import STRATEGY_CONFIGS
 
+_NAME = {"type": "string", "description": "Name of a model or of another fusion."}
+_TOLD_BY_THEIR_KEYS = ("pairwise", "command", "joint")  # kinds of judges that need not be told: see `default_kind`
 SCHEMA_FILE = Path(__file__).parents[2] / "configs" / "schema.json"
 
 
@@ -19,6 +24,12 @@ def schema() -> dict[str, Any]:
     generated: dict[str, Any] = _tidy(Config.model_json_schema())
     definitions = generated["$defs"]
     definitions["MemberConfig"]["properties"]["persona"]["examples"] = list(PERSONAS)
+    for kind, judge in JUDGES.items():
+        if kind not in _TOLD_BY_THEIR_KEYS:
+            definitions[judge.__name__]["required"] = [*definitions[judge.__name__].get("required", ()), "kind"]
+    definitions["Preset"] = _preset(definitions)
+    (values,) = generated["properties"]["fusions"]["patternProperties"].values()
+    values["oneOf"].append({"$ref": "#/$defs/Preset"})
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **generated,
@@ -27,16 +38,41 @@ def schema() -> dict[str, Any]:
     }
 
 
+def _preset(definitions: dict[str, Any]) -> dict[str, Any]:
+    """A fusion by its preset; what may stand beside it depends on the strategy, which only loading knows."""
+    options: dict[str, list[Any]] = {}
+    for strategy in STRATEGY_CONFIGS.values():
+        for option, described in definitions[strategy.__name__]["properties"].items():
+            if option != "strategy" and described not in options.setdefault(option, []):
+                options[option].append(described)
+    return {
+        "additionalProperties": False,
+        "description": "A ready-made fusion of all models, the best first; other options replace the preset's.",
+        "properties": {
+            "preset": {
+                "description": " ".join(f"`{name}`: {preset.explanation}" for name, preset in PRESETS.items()),
+                "enum": list(PRESETS),
+            },
+            **{name: each[0] if len(each) == 1 else {"anyOf": each} for name, each in options.items()},
+        },
+        "required": ["preset"],
+        "type": "object",
+    }
+
+
 def _tidy(node: Any) -> Any:
-    """Say what pydantic cannot: a bare name is short for `{model: name}`, and names off the pattern are refused."""
+    """Say what pydantic cannot: a bare name is short for `{model: name}`, a judge need not tell its kind where its keys
+    do, and names off the pattern are refused.
+    """
     if isinstance(node, list):
         return [_tidy(entry) for entry in node]
     if not isinstance(node, dict):
         return node
     tidy = {key: _tidy(value) for key, value in node.items() if key != "title" or not isinstance(value, str)}
     if tidy.get("$ref") in ("#/$defs/MemberConfig", "#/$defs/Reference"):
-        name = {"type": "string", "description": "Name of a model or of another fusion."}
-        return {"anyOf": [name, {"$ref": tidy.pop("$ref")}], **tidy}
+        return {"anyOf": [_NAME, {"$ref": tidy.pop("$ref")}], **tidy}
+    if tidy.get("discriminator", {}).get("propertyName") == "kind":
+        return {"anyOf": [_NAME, *tidy["oneOf"]]}
     if "patternProperties" in tidy:
         tidy["additionalProperties"] = False
     return tidy

@@ -13,8 +13,11 @@ from local_fusion.config.checks import Parts, check_config, check_parts
 from local_fusion.config.document import Document, YamlSyntaxError, read_document
 from local_fusion.config.overrides import override_fusion
 from local_fusion.config.paths import resolve_model
+from local_fusion.config.persona_files import read_personas
+from local_fusion.config.presets import expanded
 from local_fusion.config.problems import Problem, nearest, shown
-from local_fusion.config.schema import Config, FusionConfig, ModelConfig
+from local_fusion.config.schema import Config, ModelConfig
+from local_fusion.config.strategies import FusionConfig
 from local_fusion.config.validation import problems_of
 from local_fusion.errors import ConfigError, SetupError
 
@@ -56,19 +59,22 @@ def load_config(path: Path) -> Config:
     except YamlSyntaxError as error:
         raise ConfigError([f"{path}:{error.line}: {error.message}"], file=path) from None
     _must_be_a_mapping(document, path)
-    problems = list(document.problems)
+    folder = path.resolve().parent
+    data, problems = read_personas(document.data, folder, os.environ)
+    data = expanded(data)
+    problems += document.problems
     config: Config | None = None
     try:
-        config = Config.model_validate(document.data, strict=True)
+        config = Config.model_validate(data, strict=True)
         parts = Parts.of(config)
     except ValidationError as error:
-        problems += problems_of(error, document.data)
-        parts = _valid_parts(document.data)
+        problems += problems_of(error, data)
+        parts = _valid_parts(data)
     problems += check_parts(parts)
     models: dict[str, ModelConfig] = {}
     for name, model in parts.models.items():
         if model is not None:
-            models[name], wrong = resolve_model(("models", name), model, path.resolve().parent, os.environ)
+            models[name], wrong = resolve_model(("models", name), model, folder, os.environ)
             problems += wrong
     if config is None or problems:
         raise ConfigError(_in_line_order(problems, document, path), file=path)

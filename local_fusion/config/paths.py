@@ -16,8 +16,8 @@ HUB_ID = re.compile(rf"(?:{_HUB_PART}/)?{_HUB_PART}")
 PACKAGE_PREFIX = "package:"
 
 
-class _Unusable(Exception):
-    """A text cannot be expanded; the message says why."""
+class Unusable(Exception):
+    """A path cannot be expanded or read; the message says why."""
 
 
 def looks_like_path(source: str) -> bool:
@@ -33,21 +33,21 @@ def resolve_model(
     changes: dict[str, str] = {}
     try:
         changes["source"] = _source(model.source, folder, environment)
-    except _Unusable as error:
+    except Unusable as error:
         problems.append(Problem((*path, "source"), str(error)))
     if model.chat_template is not None:
         try:
-            template = folder / _expand(model.chat_template, environment)
+            template = folder / expand(model.chat_template, environment)
             changes["chat_template"] = os.path.normpath(template)
             if not os.path.isfile(template):
                 problems.append(Problem((*path, "chat_template"), f"there is no file {os.path.normpath(template)}"))
-        except _Unusable as error:
+        except Unusable as error:
             problems.append(Problem((*path, "chat_template"), str(error)))
     return model.model_copy(update=changes), problems
 
 
 def _source(source: str, folder: Path, environment: Mapping[str, str]) -> str:
-    expanded = _expand(source, environment)
+    expanded = expand(source, environment)
     if expanded.startswith(PACKAGE_PREFIX):
         return expanded
     path = folder / expanded
@@ -59,18 +59,19 @@ def _source(source: str, folder: Path, environment: Mapping[str, str]) -> str:
     return os.path.normpath(path) if local else expanded
 
 
-def _expand(text: str, environment: Mapping[str, str]) -> str:
+def expand(text: str, environment: Mapping[str, str]) -> str:
+    """A path with its `~` and `${VARIABLE}`s replaced. Raises `Unusable`."""
     for name in _VARIABLE.findall(text):
         if not environment.get(name):
             state = "empty" if name in environment else "not set"
             hint = suggestion(name, environment, plural="variables") if nearest(name, environment) else ""
-            raise _Unusable(f"the environment variable {name} is {state}; set it or write the path itself{hint}")
+            raise Unusable(f"the environment variable {name} is {state}; set it or write the path itself{hint}")
     expanded = _VARIABLE.sub(lambda match: environment[match[1]], text)
     if "${" in expanded:
-        raise _Unusable(f"'${{' without its '}}' in '{text}'")
+        raise Unusable(f"'${{' without its '}}' in '{text}'")
     if not expanded.startswith("~"):
         return expanded
     home = os.path.expanduser(expanded)
     if home.startswith("~"):
-        raise _Unusable(f"there is no user for {expanded.partition('/')[0]}; write the whole path")
+        raise Unusable(f"there is no user for {expanded.partition('/')[0]}; write the whole path")
     return home

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from local_fusion.config.base import Name, Seconds, Strict
+from local_fusion.config.presets import expanded
 from local_fusion.config.quantities import Bytes
-from local_fusion.core.sampling import Sampling
-
-NAME = r"[A-Za-z0-9][A-Za-z0-9._:-]*"
-Name = Annotated[str, Field(pattern=rf"^{NAME}(/{NAME})*$", max_length=128)]
-Seconds = Annotated[float, Field(gt=0)]
-
-
-class Strict(BaseModel):
-    """Frozen, and unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from local_fusion.config.strategies import FusionConfig
 
 
 def _planned(value: Any) -> Any:
@@ -61,6 +52,18 @@ class ModelConfig(Strict):
     eager: bool | None = Field(None, description="Leave out CUDA graphs and compilation. Default: on CPU only.")
     trust_remote_code: bool = Field(False, description="Run Python code that comes with the checkpoint.")
     chat_template: str | None = Field(None, description="Path of a chat template that replaces the model's own.")
+    tool_call_parser: str | None = Field(
+        None,
+        min_length=1,
+        description="vLLM's name of the way in which the model writes tool calls (`hermes` for Qwen, `llama3_json`, "
+        "`mistral`, …). Without it the model takes no requests with tools.",
+    )
+    reasoning_parser: str | None = Field(
+        None,
+        min_length=1,
+        description="vLLM's name of the way in which the model thinks aloud before it answers (`qwen3`, `deepseek_r1`, "
+        "…). Without it thoughts count as part of the answer.",
+    )
     extra_args: list[str] = Field([], description="Further arguments for vLLM's server, untouched.")
 
     @model_validator(mode="after")
@@ -82,103 +85,18 @@ class ModelConfig(Strict):
         return self
 
 
-def _named(value: Any) -> Any:
-    """`qwen` is short for `{model: qwen}`."""
-    return {"model": value} if isinstance(value, str) else value
+class PersonaFile(Strict):
+    """A persona in a file of its own, UTF-8 and at most 64 KiB. It is read when the configuration is loaded."""
+
+    file: str = Field(min_length=1, description="Path, relative to the configuration's folder.")
 
 
-class Reference(Sampling):
-    """A model or fusion, by name, with sampling of its own."""
-
-    model: Name = Field(description="Name of a model or of another fusion.")
-
-
-class MemberConfig(Reference):
-    """A member of a panel: it gives `samples` candidates."""
-
-    samples: int = Field(1, ge=1, le=256, description="Answers wanted from this member.")
-    persona: str | None = Field(None, description="Name of a persona (built in, or from `personas`).")
+def _text(value: Any) -> Any:
+    """Loading has put texts in the place of files."""
+    return value
 
 
-Member = Annotated[MemberConfig, BeforeValidator(_named)]
-Judge = Annotated[Reference, BeforeValidator(_named)]
-
-
-class Deadlines(Strict):
-    """Seconds after which a stage is cut short; waiting for an engine to start or wake counts. None for batch."""
-
-    panel: Seconds = 600
-    judge: Seconds = 300
-    synthesis: Seconds = 600
-
-
-class FusionBase(Strict):
-    """What all strategies share: a panel, how many candidates are needed, and deadlines."""
-
-    description: str | None = Field(None, description="Shown by clients that list models.")
-    panel: list[Member] = Field(min_length=1, max_length=512, description="The members, asked at the same time.")
-    quorum: int = Field(1, ge=1, description="Fewest candidates with which the fusion goes on.")
-    deadlines: Deadlines = Deadlines()
-
-    @model_validator(mode="after")
-    def _quorum_is_reachable(self) -> FusionBase:
-        candidates = sum(member.samples for member in self.panel)
-        if self.quorum > candidates:
-            raise ValueError(f"quorum: {self.quorum} candidates are needed but the panel gives {candidates}")
-        return self
-
-
-class SingleConfig(FusionBase):
-    """The first member answers, streamed; the next one only where it fails. No judge."""
-
-    strategy: Literal["single"]
-
-
-class BestOfConfig(FusionBase):
-    """One candidate is returned verbatim: the one a judge prefers pairwise, by next-token probabilities."""
-
-    strategy: Literal["best_of"]
-    judge: Judge
-
-
-class VoteConfig(FusionBase):
-    """The answer most candidates give, compared exactly after extraction; one such candidate is returned verbatim."""
-
-    strategy: Literal["vote"]
-    extract: str = Field(
-        "auto",
-        description="What counts as a candidate's answer: `number` (the last one), `choice` (a letter A to Z), "
-        "`text` (all of it), `regex:PATTERN` (the last match; its first group if it has one), or `auto` "
-        "(\\boxed{…}, else after 'answer:', else the last number, else all of it).",
-    )
-
-    @field_validator("extract")
-    @classmethod
-    def _known_extraction(cls, value: str) -> str:
-        kind, _, pattern = value.partition(":")
-        if kind == "regex" and pattern:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"not a regular expression: {error}") from None
-        elif value not in ("auto", "number", "choice", "text"):
-            raise ValueError("expected auto, number, choice, text or regex:PATTERN")
-        return value
-
-
-class SynthesizeConfig(FusionBase):
-    """A judge analyses the candidates, then a synthesizer writes the final answer from them, streamed."""
-
-    strategy: Literal["synthesize"]
-    judge: Judge
-    synthesizer: Judge | None = Field(None, description="Writes the final answer. Default: the judge's model.")
-    analysis: bool = Field(True, description="Analyse the candidates first; false goes straight to writing.")
-
-
-FusionConfig = Annotated[
-    SingleConfig | BestOfConfig | VoteConfig | SynthesizeConfig,
-    Field(discriminator="strategy"),
-]
+Persona = Annotated[str, BeforeValidator(_text, json_schema_input_type=str | PersonaFile)]
 
 
 class EngineSettings(Strict):
@@ -243,10 +161,17 @@ class Config(Strict):
 
     models: dict[Name, ModelConfig] = Field(min_length=1)
     fusions: dict[Name, FusionConfig] = Field({}, description="Panels with a strategy, each served as a model.")
-    personas: dict[Name, str] = Field({}, description="System notes for members, by name.")
+    personas: dict[Name, Persona] = Field(
+        {}, description="System notes for members, by name: texts, or files (`{file: path}`)."
+    )
     engines: EngineSettings = EngineSettings()
     scheduling: SchedulingSettings = SchedulingSettings()
     server: ServerConfig = ServerConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _presets(cls, data: Any) -> Any:
+        return expanded(data)
 
     def default_fusion(self) -> str:
         """What is asked where no name is given: the first fusion, else the first model."""

@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from local_fusion.config.keys import fusion_keys, strategies, valid_keys
+from local_fusion.config.keys import Place, place_of, strategies
+from local_fusion.config.presets import why_not
 from local_fusion.config.problems import KeyPath, Problem, nearest, shown, suggestion
 
 _EXPECTED = {
@@ -20,6 +21,7 @@ _EXPECTED = {
     "dict_type": "a mapping (lines of `key: value`)",
     "model_type": "a mapping (lines of `key: value`)",
     "model_attributes_type": "a mapping (lines of `key: value`)",
+    "union_tag_not_found": "a mapping (lines of `key: value`)",
     "none_required": "null",
 }
 _NAME = "a name of letters, digits and . _ : - that starts with a letter or digit (parts may be joined by /)"
@@ -30,7 +32,7 @@ def problems_of(error: ValidationError, data: Any, *, within: KeyPath = ()) -> l
     details = error.errors(include_url=False)
     for each in details:
         each["loc"] = (*within, *each["loc"])
-    return [_problem(_path(each["loc"]), each, data) for each in details if not _is_text_branch(each)]
+    return [_problem(place_of(each["loc"], data), each) for each in details if not _is_text_branch(each)]
 
 
 def _is_text_branch(details: ErrorDetails) -> bool:
@@ -39,30 +41,23 @@ def _is_text_branch(details: ErrorDetails) -> bool:
     return details["type"] == "string_type" and loc[-1] == "str" and loc[0] == "fusions"
 
 
-def _path(loc: tuple[str | int, ...]) -> KeyPath:
-    """The key path the user wrote: without the tags that pydantic adds for unions and for keys."""
-    if loc and loc[-1] == "[key]":
-        return loc[:-1]
-    if len(loc) > 2 and loc[0] == "fusions":
-        loc = (*loc[:2], *loc[3:])
-    return tuple(step for step in loc if step != "list[str]")
-
-
-def _problem(path: KeyPath, details: ErrorDetails, data: Any) -> Problem:
-    kind, value, context = details["type"], details["input"], details.get("ctx", {})
+def _problem(place: Place, details: ErrorDetails) -> Problem:
+    path, kind, value, context = place.path, details["type"], details["input"], details.get("ctx", {})
     match kind:
         case "extra_forbidden":
-            return Problem(path, _unknown_key(path, data))
+            return Problem(path, _unknown_key(place))
         case "missing":
             return Problem(path, f"missing: expected {_article(path)}")
-        case "union_tag_not_found":
-            if not isinstance(value, Mapping):
-                return Problem(path, f"expected {_EXPECTED['model_type']}, got {shown(value)}")
-            return Problem((*path, "strategy"), f"missing: expected one of {', '.join(strategies())}")
+        case "union_tag_not_found" if isinstance(value, Mapping) and "preset" in value:
+            return Problem((*path, "preset"), why_not(value["preset"]))
+        case "union_tag_not_found" if isinstance(value, Mapping):
+            told = f"missing: expected one of {', '.join(strategies())}; or name a `preset`"
+            return Problem((*path, "strategy"), told)
         case "union_tag_invalid":
-            tag = str(context.get("tag", ""))
-            message = f"unknown strategy '{tag}'{suggestion(tag, strategies(), plural='strategies')}"
-            return Problem((*path, "strategy"), message)
+            key, tag = str(context["discriminator"]).strip("'"), str(context["tag"])
+            tags = str(context["expected_tags"]).replace("'", "").split(", ")
+            plural = {"strategy": "strategies"}.get(key, f"{key}s")
+            return Problem((*path, key), f"unknown {key} '{tag}'{suggestion(tag, tags, plural=plural)}")
         case "literal_error":
             valid = str(context.get("expected", ""))
             near = nearest(value, valid.replace("'", "").replace(" or ", ", ").split(", ")) if _is_text(value) else None
@@ -73,12 +68,20 @@ def _problem(path: KeyPath, details: ErrorDetails, data: Any) -> Problem:
             return Problem(path, f"expected {_NAME}, got {shown(value)}")
         case "value_error":
             return _own_error(path, str(context.get("error", details["msg"])), value)
-        case "too_short" | "string_too_short":
-            return Problem(path, f"expected at least {context.get('min_length', 1)} entry, got none")
+        case "string_too_short":
+            return Problem(path, "expected a text, got an empty one")
+        case "too_short" | "too_long":
+            bound, count = ("least", "min_length") if kind == "too_short" else ("most", "max_length")
+            entries = "1 entry" if context[count] == 1 else f"{context[count]} entries"
+            return Problem(path, f"expected at {bound} {entries}, got {context.get('actual_length') or 'none'}")
+        case "string_too_long":
+            return Problem(path, f"expected at most {context['max_length']} characters, got {len(value)}")
         case "int_from_float":
             return Problem(path, f"expected a whole number, got {shown(value)}")
     if details["loc"][-1] == "list[str]":
         return Problem(path, f"expected text or a list of texts, got {shown(value)}")
+    if place.named and kind in ("model_type", "model_attributes_type"):
+        return Problem(path, f"expected the name of a model or fusion, or a mapping, got {shown(value)}")
     if kind in _EXPECTED:
         return Problem(path, f"expected {_EXPECTED[kind]}, got {shown(value)}{_way_out(kind, value)}")
     bound = details["msg"].removeprefix("Input should be ").removeprefix("Value should have ")
@@ -90,15 +93,17 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def _unknown_key(path: KeyPath, data: Any) -> str:
-    key = str(path[-1])
-    keys = valid_keys(path[:-1], data)
-    if len(path) == 3 and path[0] == "fusions":
-        others = [strategy for strategy in strategies() if key in fusion_keys(strategy)]
-        if others:
-            strategy = data["fusions"][path[1]]["strategy"]
-            return f"strategy {strategy} takes no '{key}'; remove it, or use a strategy that does: {', '.join(others)}"
-    return f"unknown key{suggestion(key, keys, plural='keys')}"
+def _unknown_key(place: Place) -> str:
+    key = str(place.path[-1])
+    others = [kind for kind, keys in place.kinds.items() if key in keys]
+    if key == "preset" and place.discriminator == "strategy":
+        return "a preset has a strategy of its own; remove `preset` or `strategy`"
+    if others and place.discriminator == "strategy":
+        told = "remove it, or use a strategy that does"
+        return f"strategy {place.tag} takes no '{key}'; {told}: {', '.join(others)}"
+    if others:
+        return f"a {place.tag} judge takes no '{key}'; kinds that do: {', '.join(others)}"
+    return f"unknown key{suggestion(key, place.keys, plural='keys')}"
 
 
 def _article(path: KeyPath) -> str:
@@ -109,8 +114,10 @@ def _article(path: KeyPath) -> str:
             return "a hub id such as Qwen/Qwen3-8B, a local folder or a GGUF file"
         case "panel":
             return "a list of members, each a model's or fusion's name"
-        case "judge" | "model":
+        case "judge" | "model" | "muse" | "otherwise":
             return "the name of a model or fusion"
+        case "reviewer":
+            return "the name of a model or fusion, or a mapping with a `command`"
         case key:
             return f"a value for '{key}'"
 
@@ -118,7 +125,7 @@ def _article(path: KeyPath) -> str:
 def _own_error(path: KeyPath, message: str, value: Any) -> Problem:
     """A schema's own message; where it starts with `key: `, the problem lies at that key."""
     key, colon, rest = message.partition(": ")
-    if colon and isinstance(value, Mapping) and (key in value or key == "quorum"):
+    if colon and isinstance(value, Mapping) and key in value:
         return Problem((*path, key), rest)
     told = isinstance(value, (Mapping, list)) or str(value) in message
     return Problem(path, message if told else f"{message}, got {shown(value)}")

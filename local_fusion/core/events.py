@@ -15,26 +15,45 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter
 
 from local_fusion.core.chat import ChatRequest
-from local_fusion.core.model import ChatModel, Reply
-from local_fusion.core.records import CallRecord, Candidate, Failure, Stage, Trim, Verdict
+from local_fusion.core.model import ChatModel, Choice, Reply
+from local_fusion.core.records import CallRecord, Candidate, Failure, Saving, Stage, Trim, Verdict
 
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """More text of answer `index`; `tokens` were generated for it (0 where the text was not generated just now)."""
+    """More text of answer `index`; `tokens` were generated for it (0 where the text was not generated just now).
+
+    `reasoning` is thought before the answer. `certainties` are those of the tokens, where they were asked for (see
+    `records.Certainty`).
+    """
 
     text: str
     index: int = 0
     tokens: int = 0
+    reasoning: str = ""
+    certainties: tuple[float, ...] = ()
     type: Literal["text_delta"] = "text_delta"
 
 
 @dataclass(frozen=True, slots=True)
+class ChoiceEnded:
+    """Answer `index` is whole, while others of the same call may still be written."""
+
+    index: int
+    choice: Choice
+    type: Literal["choice_ended"] = "choice_ended"
+
+
+@dataclass(frozen=True, slots=True)
 class StageStarted:
-    """A stage begins: the panel is asked, the judge compares, the synthesizer writes. `models` take part in it."""
+    """A stage begins: the panel is asked, the judge compares, the synthesizer writes. `models` take part in it.
+
+    `round` counts from 1 where a strategy goes round.
+    """
 
     stage: Stage
     models: tuple[str, ...]
+    round: int = 1
     type: Literal["stage_started"] = "stage_started"
 
 
@@ -132,6 +151,14 @@ class Noted:
 
 
 @dataclass(frozen=True, slots=True)
+class Saved:
+    """Some work was left out."""
+
+    saving: Saving
+    type: Literal["saved"] = "saved"
+
+
+@dataclass(frozen=True, slots=True)
 class Nested:
     """An event of a fusion that is itself a member, judge or synthesizer of another (`source` is its label)."""
 
@@ -150,6 +177,7 @@ class Answered:
 
 Event = Annotated[
     TextDelta
+    | ChoiceEnded
     | StageStarted
     | Queued
     | MemberStarted
@@ -160,6 +188,7 @@ Event = Annotated[
     | Trimmed
     | VerdictReached
     | Noted
+    | Saved
     | Nested
     | Answered,
     Field(discriminator="type"),
@@ -209,7 +238,9 @@ class _Backlog:
     def put(self, event: Event) -> None:
         last = self._events[-1] if self._events else None
         if isinstance(event, TextDelta) and isinstance(last, TextDelta) and last.index == event.index:
-            self._events[-1] = TextDelta(last.text + event.text, event.index, last.tokens + event.tokens)
+            self._events[-1] = TextDelta(
+                last.text + event.text, event.index, last.tokens + event.tokens, last.reasoning + event.reasoning
+            )
         elif last is not None and _supersedes(event, last):
             self._events[-1] = event
         else:

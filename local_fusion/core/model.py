@@ -7,8 +7,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from local_fusion.core.chat import ChatRequest
-from local_fusion.core.records import CallRecord, Candidate, Failure, Trim, Usage, Verdict
+from local_fusion.core.chat import ChatRequest, ToolCall
+from local_fusion.core.records import CallRecord, Candidate, Certainty, Failure, Saving, Trim, Usage, Verdict
 
 if TYPE_CHECKING:
     from local_fusion.core.events import Event
@@ -23,10 +23,17 @@ def unheard(event: Event) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One answer: its text and why it ended (`stop`, `length`)."""
+    """One answer: its text and why it ended (`stop`, `length`, `tool_calls`).
+
+    `reasoning` is what the model thought before it answered, where its engine tells the two apart. `certainty` is there
+    where the request asked for it and the model can tell.
+    """
 
     text: str
     finish_reason: str = "stop"
+    tool_calls: tuple[ToolCall, ...] = ()
+    reasoning: str = ""
+    certainty: Certainty | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +49,7 @@ class FusionReport:
     verdict: Verdict | None = None
     trims: tuple[Trim, ...] = ()
     notes: tuple[str, ...] = ()
+    savings: tuple[Saving, ...] = ()
     seconds: float = 0.0
 
 
@@ -72,6 +80,19 @@ class Room:
         return max(0, self.limit - self.tokens)
 
 
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How likely an answer is to a model: the sum of its tokens' log-probabilities (natural), over `tokens` tokens."""
+
+    logprob: float
+    tokens: int
+
+    @property
+    def mean(self) -> float:
+        """Log-probability of a token (0 for an empty answer)."""
+        return self.logprob / self.tokens if self.tokens else 0.0
+
+
 class ChatModel(Protocol):
     """Answers conversations. Errors are `LocalFusionError`s; cancelling a call cancels everything done for it.
 
@@ -84,11 +105,19 @@ class ChatModel(Protocol):
         ...
 
     async def answer(self, request: ChatRequest, emit: Emit = unheard) -> Reply:
-        """Answer `request`; `emit` receives events on the way (`TextDelta`s of the final text first of all)."""
+        """Answer `request`; `emit` receives events on the way: `TextDelta`s of the final text first of all, and one
+        `ChoiceEnded` for each answer, as soon as it is whole.
+        """
         ...
 
     async def weigh(self, request: ChatRequest, labels: tuple[str, ...], emit: Emit = unheard) -> Mapping[str, float]:
         """Probability of each of `labels` being the answer's first token, normalised over them: one forward pass."""
+        ...
+
+    async def score(self, request: ChatRequest, answers: tuple[str, ...], emit: Emit = unheard) -> tuple[Score, ...]:
+        """How likely each of `answers` is to this model as what follows `request` and its `prefix` (teacher forcing):
+        one forward pass for each, nothing generated.
+        """
         ...
 
     async def measure(self, request: ChatRequest) -> Room:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
+
+from local_fusion.core.chat import ToolCall
 
 Stage = Literal["panel", "judge", "synthesis"]
 
@@ -49,8 +51,29 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class Certainty:
+    """How sure a model was of its answer, from its tokens' probabilities; higher is surer.
+
+    `mean_logprob`: of the tokens it chose, at most 0. `self_certainty`: how far its distributions are from even, as the
+    mean over tokens of minus the mean log-probability of the `TOP` likeliest (arXiv 2508.15260, "token confidence":
+    self-certainty, arXiv 2502.18581, over those). `lowest`: the least mean of that over any `WINDOW` tokens.
+    """
+
+    WINDOW: ClassVar[int] = 64
+    TOP: ClassVar[int] = 20
+
+    mean_logprob: float
+    self_certainty: float
+    lowest: float
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Candidate:
-    """One answer of one member. `id` is unique in its request; `member` is the panel's label, hidden from judges."""
+    """One answer of one member. `id` is unique in its request; `member` is the panel's label, hidden from judges.
+
+    `round`: in which of a strategy's rounds it was written. `reasoning` is never shown to a judge.
+    """
 
     id: str
     member: str
@@ -59,6 +82,24 @@ class Candidate:
     finish_reason: str
     seconds: float
     persona: str | None = None
+    round: int = 1
+    tool_calls: tuple[ToolCall, ...] = ()
+    reasoning: str = ""
+    certainty: Certainty | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Saving:
+    """Work that was not done because it could not have changed the outcome, or was no longer waited for.
+
+    `kind`: `decided` (a vote was decided), `straggler` (quorum and grace were over), `hopeless` (a candidate was cut
+    early), `agreed` (no judge was needed), `cheap` (the cheap path sufficed). `samples`: answers not asked for, or
+    broken off.
+    """
+
+    kind: Literal["decided", "straggler", "hopeless", "agreed", "cheap"]
+    samples: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +125,10 @@ class Analysis:
 class Verdict:
     """What a judge (or the count of votes) found.
 
-    `winner` is a candidate id where one was chosen. `scores` maps candidate ids to strengths that sum to 1 (best_of) or
-    to votes (vote). `votes` maps each extracted answer to the candidates that gave it; `abstained` gave none.
+    `winner` is a candidate id where one was chosen. `scores` maps candidate ids to numbers of which more is better:
+    votes, mean places, strengths that sum to 1, or, where `absolute`, marks from 0 to 1, each by itself. `votes` maps
+    each extracted answer to the candidates that gave it; `abstained` gave none, or could not be judged. `independent`: to
+    how many independent judges several that were combined amount.
     """
 
     judge: str
@@ -96,6 +139,8 @@ class Verdict:
     abstained: tuple[str, ...] = ()
     tied: bool = False
     analysis: Analysis | None = None
+    independent: float | None = None
+    absolute: bool = False
 
 
 @dataclass(frozen=True, slots=True)

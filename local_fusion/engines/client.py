@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 import aiohttp
 
-from local_fusion.core.records import Usage
+from local_fusion.engines.chunks import Chunk, chunks_of
 from local_fusion.errors import (
     ContextTooLong,
     EngineDied,
@@ -24,6 +24,7 @@ from local_fusion.errors import (
 )
 
 _TOO_LONG = re.compile(r"maximum context length|maximum model length|cannot be greater than max_model_len")
+_NO_TOOLS = re.compile(r"requires .*--tool-call-parser")
 # Those that concern one connection only (RFC 9110, 7.6.1), and what a client must not decide for us.
 _PER_CONNECTION = {
     "connection",
@@ -42,19 +43,6 @@ _CONNECT_SECONDS = 5.0
 _HEALTH_SECONDS = 5.0
 # vLLM's server drops idle connections after 5 s; reusing one at that moment would look like a crash.
 _KEEP_ALIVE_SECONDS = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """A piece of answer `index`: its text, why it ended if it has, and its usage so far.
-
-    The last chunk of a stream has no index (None) and the usage of all answers together.
-    """
-
-    index: int | None
-    text: str
-    finish_reason: str | None
-    usage: Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +117,7 @@ class EngineClient:
                 event = _parsed(data, self.name)
                 if "error" in event:
                     raise _rejection(event, response.status, self.name)
-                for chunk in _chunks(event):
+                for chunk in chunks_of(event):
                     yield chunk
             if not finished:
                 raise EngineDied(f"{self.name} broke off in the middle of its answer", hint=_HINT)
@@ -139,12 +127,12 @@ class EngineClient:
         async with self._open("POST", path, payload) as response:
             return _parsed(await response.read(), self.name)
 
-    async def tokenize(self, conversation: str | Sequence[Mapping[str, Any]]) -> Tokenized:
-        """The tokens of a plain text (nothing added), or of messages as the model's chat template writes them."""
+    async def tokenize(self, conversation: str | Mapping[str, Any]) -> Tokenized:
+        """The tokens of a plain text (nothing added), or of a chat completion's prompt (`messages`, `tools`, …)."""
         if isinstance(conversation, str):
             payload: dict[str, Any] = {"prompt": conversation, "add_special_tokens": False}
         else:
-            payload = {"messages": list(conversation)}
+            payload = dict(conversation)
         answer = await self.complete({"model": self.name, **payload}, "/tokenize")
         return Tokenized(answer["count"], answer["max_model_len"], tuple(answer["tokens"]))
 
@@ -324,16 +312,6 @@ def _parsed(data: bytes, name: str) -> dict[str, Any]:
     return parsed
 
 
-def _chunks(event: Mapping[str, Any]) -> Iterator[Chunk]:
-    counts = event.get("usage") or {}
-    usage = Usage(counts.get("prompt_tokens") or 0, counts.get("completion_tokens") or 0)
-    for choice in event["choices"]:
-        text = (choice.get("delta") or {}).get("content") or ""
-        yield Chunk(choice["index"], text, choice.get("finish_reason"), usage)
-    if not event["choices"]:
-        yield Chunk(None, "", None, usage)
-
-
 def _rejection(answer: Mapping[str, Any], status: int, name: str) -> LocalFusionError:
     """The engine's error answer as one of ours: the request's fault where the engine says so."""
     error = answer.get("error")
@@ -348,6 +326,12 @@ def _rejection(answer: Mapping[str, Any], status: int, name: str) -> LocalFusion
         if _TOO_LONG.search(message):
             return ContextTooLong(
                 f"{name}: {message}", param=param, hint="Shorten the conversation or ask for fewer tokens."
+            )
+        if _NO_TOOLS.search(message):
+            return RequestError(
+                f"{name} cannot call tools, because nothing says how it writes calls",
+                param="tools",
+                hint=f"Set `tool_call_parser` of the model {name}, to vLLM's name for its way of writing them.",
             )
         return RequestError(f"{name}: {message}", param=param)
     return EngineRejected(f"{name} answered with status {status}: {message}", engine_status=status)

@@ -20,8 +20,11 @@ _OFFLINE = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_DO_NOT_TRAC
 _SECRET_ENDINGS = ("_API_KEY", "_TOKEN", "_SECRET", "_PASSWORD", "_ACCESS_KEY", "_SECRET_KEY")
 
 # JSON without whitespace saves the judge's tokens. vLLM takes that option only with a backend named, and of the two
-# that know it guidance understands more of JSON schema (xgrammar refuses multipleOf, uniqueItems, pattern with length).
+# that know it guidance understands more of JSON schema (xgrammar refuses multipleOf, uniqueItems, pattern with length),
+# but not the tags with which vLLM 0.32 holds a model to the tools it must call ("Invalid grammar specification:
+# 'triggers'").
 _STRUCTURED_OUTPUTS = json.dumps({"backend": "guidance", "disable_any_whitespace": True})
+_STRUCTURED_CALLS = json.dumps({"backend": "xgrammar", "disable_any_whitespace": True})
 
 _NOMINAL_KV_BYTES = 1024**2
 _SLEEP = "--enable-sleep-mode"
@@ -76,7 +79,8 @@ def engine_command(
     argv += ["--kv-cache-memory-bytes", str(kv_cache_bytes), "--max-model-len", str(placement.max_model_len)]
     argv += ["--max-num-seqs", str(model.max_num_seqs), "--max-num-batched-tokens", str(placement.batched_tokens)]
     argv += ["--tensor-parallel-size", str(placement.tensor_parallel)]
-    argv += ["--disable-uvicorn-access-log", "--structured-outputs-config", _STRUCTURED_OUTPUTS]
+    structured = _STRUCTURED_OUTPUTS if model.tool_call_parser is None else _STRUCTURED_CALLS
+    argv += ["--disable-uvicorn-access-log", "--structured-outputs-config", structured]
     if not on_cpu:
         # With explicit KV bytes vLLM still refuses to start when less than this share of the GPU is free.
         argv += ["--gpu-memory-utilization", "0.01"]
@@ -90,6 +94,10 @@ def engine_command(
         argv += ["--quantization", model.quantization]
     if model.chat_template is not None:
         argv += ["--chat-template", model.chat_template]
+    if model.tool_call_parser is not None:
+        argv += ["--enable-auto-tool-choice", "--tool-call-parser", model.tool_call_parser]
+    if model.reasoning_parser is not None:
+        argv += ["--reasoning-parser", model.reasoning_parser]
     if model.trust_remote_code:
         argv += ["--trust-remote-code"]
     if sleeps:

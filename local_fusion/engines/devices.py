@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from local_fusion.config.quantities import format_bytes
+from local_fusion.core.warden import all_processes, family_of
 from local_fusion.engines.clock import REAL_TIME, Clock
-from local_fusion.engines.warden import all_processes, family_of
 from local_fusion.errors import MemoryTaken
 from local_fusion.planner.plan import Placement
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import json
 import os
-import sys
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from io import FileIO
 from pathlib import Path
 from typing import Protocol
 
-from local_fusion.engines import warden
+from local_fusion.core.families import Family, start_family
 from local_fusion.engines.command import EngineCommand
-from local_fusion.engines.runtime_folder import RuntimeFolder, kill_family
+from local_fusion.engines.runtime_folder import RuntimeFolder
 from local_fusion.errors import EngineError, EngineStartFailed, SetupError
 
 # After its grace has run out a family is killed; more than this means the kernel cannot end a process.
@@ -60,51 +58,35 @@ class LocalHost:
 
     async def start(self, command: EngineCommand, *, name: str, log: Path) -> EngineProcess:
         """See `EngineHost.start`."""
-        with ExitStack() as on_failure, ExitStack() as passed_on:
-            try:
-                life_read, life = _pipe()
-                passed_on.enter_context(life_read)
-                on_failure.enter_context(life)  # closing it tells a warden that runs already to end
-                status_read, status = _pipe()
-                passed_on.enter_context(status)
-                on_failure.enter_context(status_read)
-                output = passed_on.enter_context(FileIO(log, "a", opener=_open_private))
-                process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-I", "-S", warden.__file__, str(life_read.fileno()), str(status.fileno())),
-                    *("--", *command.argv),
-                    env=command.env,
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    pass_fds=(life_read.fileno(), status.fileno()),
-                    start_new_session=True,
+        try:
+            with FileIO(log, "a", opener=_open_private) as output:
+                family = await start_family(
+                    command.argv, env=command.env, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output
                 )
-            except OSError as error:
-                raise SetupError(f"cannot start a process for {name}: {error}", hint=_hint(error)) from error
-            passed_on.close()
+        except OSError as error:
+            raise SetupError(f"cannot start a process for {name}: {error}", hint=_hint(error)) from error
+        with ExitStack() as on_failure:
+            on_failure.callback(family.close)
             try:
-                self._folder.remember(name, process.pid)
-                engine = await _read_engine_pid(status_read, command, name)
-            except (EngineStartFailed, SetupError):
-                life.close()
-                await process.wait()
+                self._folder.remember(name, family.warden.pid)
+                engine = await family.program()
+            except (OSError, SetupError) as error:
+                family.close()
+                await family.warden.wait()
                 self._folder.forget(name)
+                if isinstance(error, OSError):
+                    raise _not_run(name, command, error) from None
                 raise
             on_failure.pop_all()
-        return LocalProcess(process, engine, life, name, self._folder)
+        return LocalProcess(family, engine, name, self._folder)
 
 
 class LocalProcess:
     """An engine on this machine; its warden carries out what is asked."""
 
-    def __init__(
-        self, process: asyncio.subprocess.Process, engine: int, life: FileIO, name: str, folder: RuntimeFolder
-    ) -> None:
+    def __init__(self, family: Family, engine: int, name: str, folder: RuntimeFolder) -> None:
         self.pid = engine
-        leader = warden.read_process(process.pid)
-        self._started = 0 if leader is None else leader.started
-        self._process = process
-        self._life = life
+        self._family = family
         self._name = name
         self._folder = folder
         self._ended = asyncio.create_task(self._see_to_the_end(), name=f"process of {name}")
@@ -115,60 +97,37 @@ class LocalProcess:
 
     async def stop(self, grace: float) -> None:
         """See `EngineProcess.stop`."""
-        if not self._life.closed:
-            with suppress(BrokenPipeError):
-                self._life.write(b"stop %.3f\n" % grace)
+        self._family.ask_to_end(grace)
         done, _ = await asyncio.wait({self._ended}, timeout=grace + _KILL_SECONDS)
         if not done:
             raise EngineError(
                 f"the processes of {self._name} (main process {self.pid}) do not end, not even when killed",
                 hint="The kernel or a driver holds them: `ps -o pid,stat,wchan:30,cmd -s "
-                f"{self._process.pid}` shows where. Restarting the machine helps.",
+                f"{self._family.warden.pid}` shows where. Restarting the machine helps.",
             )
 
     async def _see_to_the_end(self) -> int:
-        code = await self._process.wait()
-        self._life.close()
+        code = await self._family.warden.wait()
+        self._family.close()
         if code < 0:
             # Somebody killed the warden, so nobody has looked after the family.
-            await asyncio.to_thread(kill_family, self._process.pid, self._started)
+            await asyncio.to_thread(self._family.kill)
             code = 128 - code
         self._folder.forget(self._name)
         return code
-
-
-def _pipe() -> tuple[FileIO, FileIO]:
-    read, write = os.pipe()
-    return FileIO(read, "r"), FileIO(write, "w")
 
 
 def _open_private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-async def _read_engine_pid(status: FileIO, command: EngineCommand, name: str) -> int:
-    """The engine's pid as its warden reports it. Closes `status`."""
-    reader = asyncio.StreamReader()
-    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), status
+def _not_run(name: str, command: EngineCommand, error: OSError) -> EngineStartFailed:
+    missing = error.errno in (errno.ENOENT, errno.EACCES, errno.ENOEXEC)
+    return EngineStartFailed(
+        f"{name}: cannot run {command.argv[0]}: {error.strerror or error}",
+        hint="Run the set-up again: the Python that has vLLM is not there." if missing else "",
+        permanent=missing,
     )
-    try:
-        lines = (await reader.read()).splitlines()
-    finally:
-        transport.close()
-    said: dict[str, int | str] = {}
-    for line in lines:
-        said |= json.loads(line)
-    if "error" in said:
-        missing = said["errno"] in (errno.ENOENT, errno.EACCES, errno.ENOEXEC)
-        raise EngineStartFailed(
-            f"{name}: cannot run {command.argv[0]}: {said['error']}",
-            hint="Run the set-up again: the Python that has vLLM is not there." if missing else "",
-            permanent=missing,
-        )
-    if "engine" not in said:
-        raise EngineStartFailed(f"{name}: its warden ended before it could start the engine")
-    return int(said["engine"])
 
 
 def _hint(error: OSError) -> str:

@@ -45,6 +45,15 @@ _RULES = (
         Cause("vllm_missing", "vLLM is not installed for the Python that runs engines", "Run the set-up again.", True),
     ),
     _Rule(
+        r"invalid ((?:tool call|reasoning) parser: [^\n]{1,80}?) \(chose from",
+        Cause(
+            "unknown_parser",
+            "vLLM knows no {0}",
+            "Look up the name in vLLM's documentation, and mend `tool_call_parser` or `reasoning_parser` of the model.",
+            True,
+        ),
+    ),
+    _Rule(
         r"(operator torchvision::nms does not exist)",
         Cause(
             "torchvision_mismatch",

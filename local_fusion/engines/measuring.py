@@ -10,8 +10,8 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from local_fusion.core.warden import family_of, read_process
 from local_fusion.engines.client import EngineClient
-from local_fusion.engines.warden import family_of, read_process
 from local_fusion.errors import LocalFusionError
 from local_fusion.planner.memory.measured import Measurement
 from local_fusion.planner.plan import Placement

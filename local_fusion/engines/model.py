@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
-import time
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, aclosing, contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, aclosing
 from typing import Any
 
 from local_fusion.core.chat import ChatRequest, Message
-from local_fusion.core.events import CallEnded, Queued, TextDelta
-from local_fusion.core.model import Choice, Emit, Reply, Room, unheard
-from local_fusion.core.records import CallRecord, Usage
-from local_fusion.engines.client import Chunk, EngineClient
+from local_fusion.core.events import Queued
+from local_fusion.core.model import Emit, Reply, Room, Score, unheard
+from local_fusion.core.records import Certainty, Usage
+from local_fusion.engines.answering import CallInProgress
+from local_fusion.engines.client import EngineClient
 from local_fusion.engines.engine import Engine
 from local_fusion.engines.gate import Call, Gate, OpenGate
-from local_fusion.errors import EngineDied, EngineRejected, LocalFusionError, RequestError
+from local_fusion.engines.scoring import scored
+from local_fusion.errors import EngineRejected, RequestError
 
 
 class EngineModel:
@@ -37,23 +37,31 @@ class EngineModel:
         return self._engine.name
 
     async def answer(self, request: ChatRequest, emit: Emit = unheard) -> Reply:
-        """See `ChatModel.answer`: one streamed engine request for all samples."""
-        payload = {**self._addressed(request), "n": request.samples, **request.sampling.set_fields()}
-        if request.response_format is not None:
-            payload["response_format"] = dict(request.response_format)
+        """See `ChatModel.answer`: one streamed engine request for all samples.
+
+        Raises `RequestError` for a prefix together with a response format: vLLM would hold the rest alone to it.
+        """
+        if request.prefix and request.response_format is not None:
+            raise RequestError("an answer that was begun cannot be held to a format", param="response_format")
+        payload = {
+            **self._addressed(request),
+            "n": request.samples,
+            **request.sampling.set_fields(),
+            **_extras(request),
+        }
         async with self._turn(request, request.samples, emit):
             client = await self._engine.ensure_awake()
-            call = _Call(self.name, request.samples)
+            call = CallInProgress(self.name, request.samples)
             with call.recorded(emit):
                 async with aclosing(client.chat_stream(payload)) as chunks:
                     async for chunk in chunks:
-                        if delta := call.take(chunk):
-                            emit(delta)
+                        for event in call.take(chunk):
+                            emit(event)
                 choices = call.choices()
         return Reply(choices, (call.record,))
 
     async def weigh(self, request: ChatRequest, labels: tuple[str, ...], emit: Emit = unheard) -> Mapping[str, float]:
-        """See `ChatModel.weigh`. Sampling options and the response format have no part in it.
+        """See `ChatModel.weigh`. Sampling options and the response format have no part in it; no tools are called.
 
         Raises `RequestError` unless every label is one token of its own.
         """
@@ -63,11 +71,10 @@ class EngineModel:
             if len(set(ids)) != len(ids) or not ids:
                 raise RequestError(f"{self.name}: the labels {labels} are not told apart by their first token")
             one_token = {"max_tokens": 1, "temperature": 0, "logprobs": True, "logprob_token_ids": ids}
-            call = _Call(self.name, 1)
+            one_token |= {"return_tokens_as_token_ids": True, "tool_choice": "none"}
+            call = CallInProgress(self.name, 1)
             with call.recorded(emit):
-                answer = await client.complete(
-                    {**self._addressed(request), **one_token, "return_tokens_as_token_ids": True}
-                )
+                answer = await client.complete({**self._addressed(request), **one_token})
                 counts = answer["usage"]
                 call.total = Usage(counts["prompt_tokens"], counts["completion_tokens"])
                 logprobs = _logprobs(answer, ids, self.name)
@@ -75,11 +82,19 @@ class EngineModel:
         weights = [math.exp(logprob - top) for logprob in logprobs]
         return {label: weight / sum(weights) for label, weight in zip(labels, weights, strict=True)}
 
+    async def score(self, request: ChatRequest, answers: tuple[str, ...], emit: Emit = unheard) -> tuple[Score, ...]:
+        """See `ChatModel.score`. Sampling options and the response format have no part in it."""
+        async with self._turn(request, len(answers), emit):
+            client = await self._engine.ensure_awake()
+            call = CallInProgress(self.name, len(answers))
+            with call.recorded(emit):
+                return await scored(client, _conversation(request), answers, call, **_request_id(request))
+
     async def measure(self, request: ChatRequest) -> Room:
         """See `ChatModel.measure`: the engine's own count, chat template included. It takes no sequence of it."""
         async with self._turn(request, 0, unheard):
             client = await self._engine.ensure_awake()
-            counted = await client.tokenize([_shaped(message) for message in request.messages])
+            counted = await client.tokenize(_conversation(request))
         return Room(counted.count, counted.max_model_len)
 
     def expecting(self, request: ChatRequest) -> AbstractContextManager[None]:
@@ -93,11 +108,7 @@ class EngineModel:
         return self._gate.turn(_call(request, samples), tell)
 
     def _addressed(self, request: ChatRequest) -> dict[str, Any]:
-        addressed: dict[str, Any] = {"model": self.name, "messages": [_shaped(message) for message in request.messages]}
-        if request.request_id:
-            # vLLM wants its ids to be unique; the first part finds the request again in its log.
-            addressed["request_id"] = f"{request.request_id}-{uuid.uuid4().hex[:8]}"
-        return addressed
+        return {"model": self.name, **_conversation(request), **_request_id(request)}
 
     async def _label_id(self, client: EngineClient, label: str) -> int:
         if label not in self._label_ids:
@@ -112,57 +123,37 @@ def _call(request: ChatRequest, samples: int) -> Call:
     return Call(request.request_id, samples, request.priority)
 
 
-class _Call:
-    """A call in progress: its text and usage so far, so that nothing is lost where it breaks off."""
+def _conversation(request: ChatRequest) -> dict[str, Any]:
+    """What the chat template makes the prompt of: messages, tools, and the beginning of the answer."""
+    messages = [_shaped(message) for message in request.messages]
+    conversation: dict[str, Any] = {"messages": messages}
+    if request.tools:
+        conversation["tools"] = [dict(tool) for tool in request.tools]
+    if request.prefix:
+        messages.append({"role": "assistant", "content": request.prefix})
+        conversation |= {"continue_final_message": True, "add_generation_prompt": False}
+    return conversation
 
-    def __init__(self, model: str, samples: int) -> None:
-        self._model = model
-        self._samples = samples
-        self._began = time.monotonic()
-        self._texts = [""] * samples
-        self._reasons: list[str | None] = [None] * samples
-        self._written = [0] * samples
-        self._read = 0
-        self.total: Usage | None = None
-        self.record: CallRecord
 
-    def take(self, chunk: Chunk) -> TextDelta | None:
-        if chunk.index is None:
-            self.total = chunk.usage
-            return None
-        tokens = max(0, chunk.usage.completion_tokens - self._written[chunk.index])
-        self._read = max(self._read, chunk.usage.prompt_tokens)
-        self._written[chunk.index] += tokens
-        self._texts[chunk.index] += chunk.text
-        self._reasons[chunk.index] = chunk.finish_reason or self._reasons[chunk.index]
-        return TextDelta(chunk.text, chunk.index, tokens) if chunk.text or tokens else None
+def _extras(request: ChatRequest) -> dict[str, Any]:
+    """What is asked of the answer beside sampling."""
+    extras: dict[str, Any] = {}
+    if request.response_format is not None:
+        extras["response_format"] = dict(request.response_format)
+    if request.tool_choice is not None:
+        extras["tool_choice"] = (
+            request.tool_choice if isinstance(request.tool_choice, str) else dict(request.tool_choice)
+        )
+    if request.parallel_tool_calls is not None:
+        extras["parallel_tool_calls"] = request.parallel_tool_calls
+    if request.certainty:
+        extras |= {"logprobs": True, "top_logprobs": Certainty.TOP}
+    return extras
 
-    def choices(self) -> tuple[Choice, ...]:
-        """All answers. Raises `EngineDied` where one of them was broken off."""
-        choices = []
-        for text, reason in zip(self._texts, self._reasons, strict=True):
-            if reason is None or reason == "abort":
-                raise EngineDied(f"{self._model} broke off in the middle of its answer")
-            choices.append(Choice(text, reason))
-        return tuple(choices)
 
-    @contextmanager
-    def recorded(self, emit: Emit) -> Iterator[None]:
-        """Emit one `CallEnded` when the call is over, however it ends."""
-        error: str | None = None
-        try:
-            yield
-        except LocalFusionError as failure:
-            error = failure.message
-            raise
-        except BaseException as failure:
-            error = "cancelled" if isinstance(failure, asyncio.CancelledError) else repr(failure)
-            raise
-        finally:
-            usage = self.total or Usage(self._read, sum(self._written))
-            seconds = time.monotonic() - self._began
-            self.record = CallRecord("panel", self._model, usage, seconds, self._samples, error)
-            emit(CallEnded(self.record))
+def _request_id(request: ChatRequest) -> dict[str, str]:
+    # vLLM wants its ids to be unique; the first part finds the request again in its log.
+    return {"request_id": f"{request.request_id}-{uuid.uuid4().hex[:8]}"} if request.request_id else {}
 
 
 def _shaped(message: Message) -> dict[str, Any]:

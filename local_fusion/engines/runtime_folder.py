@@ -9,22 +9,19 @@ import json
 import os
 import re
 import shutil
-import signal
 import stat
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
-from local_fusion.engines.warden import all_processes, family_of, read_process, send
+from local_fusion.core.warden import kill_family, read_process
 from local_fusion.errors import SetupError
 
 VARIABLE = "LOCAL_FUSION_RUNTIME"
 _SOCKET_PATH_BYTES = 107  # sockaddr_un holds 108, the last one being zero
 _UUID_BYTES = 36
-_KILL_SECONDS = 5.0
 _LOCK = ".lock"
 
 
@@ -146,33 +143,6 @@ def clean_up_leftovers(environ: Mapping[str, str] = os.environ) -> tuple[Leftove
             shutil.rmtree(folder, ignore_errors=True)
         leftovers.append(Leftover(int(match[1]), tuple(killed)))
     return tuple(leftovers)
-
-
-def kill_family(warden: int, started: int) -> list[int]:
-    """Kill the family of a warden that started at `started` (clock ticks since boot), dead or alive: pids killed.
-
-    The kernel gives a pid to nobody else while it names a session, so as long as members live they can be told by it.
-    """
-    killed: set[int] = set()
-    deadline = time.monotonic() + _KILL_SECONDS
-    while members := _members(warden, started):
-        killed |= set(members)
-        send(members, signal.SIGKILL)
-        if time.monotonic() > deadline:
-            break
-        time.sleep(0.02)
-    return sorted(killed)
-
-
-def _members(warden: int, started: int) -> list[int]:
-    leader = read_process(warden)
-    if leader is not None and leader.state not in "ZX" and leader.started != started:
-        return []  # the pid is somebody else's by now
-    processes = all_processes()
-    members = [pid for pid in family_of(warden) if pid in processes and processes[pid].started >= started]
-    if leader is not None and leader.started == started and leader.state not in "ZX":
-        members.append(warden)
-    return members
 
 
 def _kill_noted_family(note: Path) -> list[int]:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from local_fusion.config.references import named_by
-from local_fusion.config.schema import FusionConfig
+from local_fusion.config.strategies import FusionConfig
 from local_fusion.core.chat import ChatRequest
 from local_fusion.core.concurrency import together
-from local_fusion.core.events import Event, Failed, TextDelta
-from local_fusion.core.model import Emit, Reply, Room, unheard
+from local_fusion.core.events import ChoiceEnded, Event, Failed, TextDelta
+from local_fusion.core.model import Emit, FusionReport, Reply, Room, Score, unheard
 from local_fusion.core.records import Failure
-from local_fusion.errors import LocalFusionError
+from local_fusion.errors import LocalFusionError, RequestError
+from local_fusion.fusion.cadence import convene_in_time
 from local_fusion.fusion.panel import panel_failed
 from local_fusion.fusion.session import Resolve, Session
 from local_fusion.fusion.strategies import STRATEGIES
+from local_fusion.fusion.tool_calls import Settled
 
 Answer = TypeVar("Answer")
 
@@ -34,8 +36,11 @@ class FusionModel:
     async def answer(self, request: ChatRequest, emit: Emit = unheard) -> Reply:
         """Run the strategy; several samples run at the same time, each with a seed of its own.
 
-        A run that fails is told as an event and leaves one choice fewer. Raises the first run's error if all fail.
+        A run that fails is told as an event and leaves one choice fewer. Raises the first run's error if all fail, and
+        `RequestError` for a prefix: whoever writes the answer would have to have begun it.
         """
+        if request.prefix:
+            raise RequestError(f"{self.name} is a fusion, which cannot go on with an answer that was begun")
         if request.samples == 1:
             return await self._answer_once(request, emit)
         seed = request.sampling.seed
@@ -53,11 +58,23 @@ class FusionModel:
         if not replies:
             raise next(outcome for outcome in outcomes if isinstance(outcome, LocalFusionError))
         choices = tuple(choice for reply in replies for choice in reply.choices)
-        return Reply(choices, tuple(call for reply in replies for call in reply.calls), replies[0].report)
+        lost = tuple(
+            Failure("panel", self.name, self.name, outcome.code, outcome.message, outcome.hint)
+            for outcome in outcomes
+            if isinstance(outcome, LocalFusionError)
+        )
+        calls = tuple(call for reply in replies for call in reply.calls)
+        return Reply(choices, calls, _joined([reply.report for reply in replies if reply.report], lost))
 
     async def _answer_once(self, request: ChatRequest, emit: Emit) -> Reply:
         session = Session(self.name, self.config, request, self.resolve, self.personas, emit)
-        choice = await STRATEGIES[self.config.strategy](session)
+        try:
+            choice = await convene_in_time(session, STRATEGIES[self.config.strategy])
+        except Settled as settled:
+            choice = settled.choice
+            if choice.text or choice.reasoning:
+                session.emit(TextDelta(choice.text, reasoning=choice.reasoning))
+        emit(ChoiceEnded(0, choice))
         return Reply((choice,), tuple(session.calls), session.report())
 
     async def weigh(self, request: ChatRequest, labels: tuple[str, ...], emit: Emit = unheard) -> Mapping[str, float]:
@@ -72,6 +89,21 @@ class FusionModel:
 
         heard = self._heard(await together(ask(name) for name in self._models()), "judged")
         return {label: sum(answer[label] for answer in heard) / len(heard) for label in labels}
+
+    async def score(self, request: ChatRequest, answers: tuple[str, ...], emit: Emit = unheard) -> tuple[Score, ...]:
+        """See `ChatModel.score`: the mean over its members of a token's log-probability, each model asked once."""
+
+        async def ask(name: str) -> tuple[Score, ...] | LocalFusionError:
+            try:
+                return await self.resolve(name).score(request, answers, emit)
+            except LocalFusionError as error:
+                emit(Failed(Failure("judge", name, name, error.code, error.message, error.hint)))
+                return error
+
+        heard = self._heard(await together(ask(name) for name in self._models()), "scored")
+        means = [sum(scores[number].mean for scores in heard) / len(heard) for number in range(len(answers))]
+        # Members count tokens differently; what their mean is worth is that of the first one's tokens.
+        return tuple(Score(mean * score.tokens, score.tokens) for mean, score in zip(means, heard[0], strict=True))
 
     async def measure(self, request: ChatRequest) -> Room:
         """The room of whichever member has least of it, of those that can tell."""
@@ -112,8 +144,23 @@ class FusionModel:
         raise panel_failed(self.name, f"no member {did}", failures)
 
 
+def _joined(reports: Sequence[FusionReport], lost: tuple[Failure, ...]) -> FusionReport:
+    """One report of several runs at the same time; the verdict, and the ids of candidates, are each run's own."""
+    failed = tuple(failure for report in reports for failure in report.failed) + lost
+    return replace(
+        reports[0],
+        failed=failed,
+        partial=bool(failed),
+        candidates=tuple(candidate for report in reports for candidate in report.candidates),
+        trims=tuple(trim for report in reports for trim in report.trims),
+        notes=tuple(dict.fromkeys(note for report in reports for note in report.notes)),
+        savings=tuple(saving for report in reports for saving in report.savings),
+        seconds=max(report.seconds for report in reports),
+    )
+
+
 def _numbered(emit: Emit, index: int) -> Emit:
     def numbered(event: Event) -> None:
-        emit(replace(event, index=index) if isinstance(event, TextDelta) else event)
+        emit(replace(event, index=index) if isinstance(event, TextDelta | ChoiceEnded) else event)
 
     return numbered

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from local_fusion.config.references import named_by
-from local_fusion.config.schema import FusionConfig
-from local_fusion.core.chat import ChatRequest
-from local_fusion.core.events import CallEnded, Event, Failed, Nested, Noted, TextDelta, Trimmed, VerdictReached
-from local_fusion.core.model import ChatModel, Emit, FusionReport
-from local_fusion.core.records import CallRecord, Candidate, Failure, Stage, Trim, Verdict
+from local_fusion.config.strategies import FusionConfig
+from local_fusion.core.chat import ChatRequest, Message
+from local_fusion.core.events import (
+    CallEnded,
+    ChoiceEnded,
+    Event,
+    Failed,
+    Nested,
+    Noted,
+    Saved,
+    TextDelta,
+    Trimmed,
+    VerdictReached,
+)
+from local_fusion.core.model import ChatModel, Choice, Emit, FusionReport
+from local_fusion.core.records import CallRecord, Candidate, Failure, Saving, Stage, Trim, Verdict
+from local_fusion.core.sampling import Sampling
 from local_fusion.errors import DeadlineExceeded, LocalFusionError
 
 Resolve = Callable[[str], ChatModel]
@@ -35,17 +47,35 @@ class Session:
     failures: list[Failure] = field(default_factory=list)
     trims: list[Trim] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    savings: list[Saving] = field(default_factory=list)
     calls: list[CallRecord] = field(default_factory=list)
     verdict: Verdict | None = None
-    started: float = field(default_factory=time.monotonic)
+    answered: bool = False  # whether part of the answer has been sent, so that there is no way back
+    started: float = field(init=False)
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.request.sampling.seed)
+        self.started = self.now()
+
+    def now(self) -> float:
+        """The time in seconds, as the running loop counts it."""
+        return asyncio.get_running_loop().time()
+
+    def say(self, delta: TextDelta) -> None:
+        """Send more of the answer."""
+        # White space alone says nothing, held-back text even less.
+        self.answered = self.answered or bool(delta.text.strip())
+        self.emit(delta)
 
     def note(self, text: str) -> None:
         """Tell the reader of the answer something that is not a failure."""
         self.notes.append(text)
         self.emit(Noted(text))
+
+    def saved(self, saving: Saving) -> None:
+        """Keep what was left out."""
+        self.savings.append(saving)
+        self.emit(Saved(saving))
 
     def fail(self, failure: Failure) -> None:
         """Keep a failure and its cause."""
@@ -62,13 +92,34 @@ class Session:
         self.verdict = verdict
         self.emit(VerdictReached(verdict))
 
-    def relay(self, stage: Stage, source: str, on_text: Callable[[TextDelta], None]) -> Emit:
-        """An `emit` for a model called in `stage`: counts its calls, hands its text on, wraps what a fusion says."""
+    def asks(self, messages: tuple[Message, ...], sampling: Sampling | None = None, **more: Any) -> ChatRequest:
+        """A request of our own on the client's behalf: without its tools, format and sampling."""
+        request = self.request
+        return ChatRequest(
+            messages=messages,
+            sampling=sampling or Sampling(),
+            request_id=request.request_id,
+            priority=request.priority,
+            **more,
+        )
+
+    def relay(
+        self,
+        stage: Stage,
+        source: str,
+        on_text: Callable[[TextDelta], None],
+        on_choice: Callable[[int, Choice], None] = lambda index, choice: None,
+    ) -> Emit:
+        """An `emit` for a model called in `stage`: counts its calls, hands its text and whole answers on, wraps what a
+        fusion says.
+        """
 
         def emit(event: Event) -> None:
             match event:
                 case TextDelta():
                     on_text(event)
+                case ChoiceEnded(index, choice):
+                    on_choice(index, choice)
                 case CallEnded(call):
                     call = replace(call, stage=stage)
                     self.calls.append(call)
@@ -92,6 +143,8 @@ class Session:
                 self.trims.append(trim)
             case Noted(text):
                 self.notes.append(f"{source}: {text}")
+            case Saved(saving):
+                self.savings.append(saving)
             case _:
                 pass
 
@@ -137,5 +190,6 @@ class Session:
             verdict=self.verdict,
             trims=tuple(self.trims),
             notes=tuple(self.notes),
-            seconds=time.monotonic() - self.started,
+            savings=tuple(self.savings),
+            seconds=self.now() - self.started,
         )

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from local_fusion.core import events
 from local_fusion.core.chat import ChatRequest
-from local_fusion.core.events import Answered, CallEnded, Event, MemberProgress, TextDelta
-from local_fusion.core.model import ChatModel, Reply
+from local_fusion.core.events import Answered, CallEnded, ChoiceEnded, Event, MemberProgress, TextDelta, origin
+from local_fusion.core.model import ChatModel, Choice, Reply
 from local_fusion.errors import LocalFusionError
 from local_fusion.server import sse
 from local_fusion.server.chat_schema import FusionChatRequest
@@ -20,6 +20,8 @@ from local_fusion.server.errors import defect, error_body
 from local_fusion.server.waits import Waits
 
 logger = logging.getLogger(__name__)
+
+_NOT_TRACED = TextDelta | ChoiceEnded | MemberProgress | Answered
 
 
 @dataclass(slots=True)
@@ -42,10 +44,10 @@ class Exchange:
         self.trace.append({"at": round(time.monotonic() - self.started, 3), **happened})
 
     async def _events(self) -> AsyncGenerator[Event]:
-        """The model's events, all but text and progress also kept for the trace."""
+        """The model's events, all but answers and progress also kept for the trace."""
         async with aclosing(events.stream(self.model, self.request)) as happening:
             async for event in happening:
-                if self._waits.hear(event) and not isinstance(event, TextDelta | MemberProgress | Answered):
+                if self._waits.hear(event) and not isinstance(origin(event)[1], _NOT_TRACED):
                     self._log(events.to_json(event))
                 yield event
 
@@ -67,7 +69,7 @@ class Exchange:
             "choices": [
                 {
                     "index": index,
-                    "message": {"role": "assistant", "content": choice.text, "refusal": None},
+                    "message": _message(choice),
                     "logprobs": None,
                     "finish_reason": choice.finish_reason,
                 }
@@ -81,7 +83,8 @@ class Exchange:
         """The answer as server-sent events: the first at once, comments while there is nothing else to send, errors
         as an event.
         """
-        yield self._chunk([_delta({"role": "assistant", "content": ""})])
+        first = {"role": "assistant", "content": ""}
+        yield self._chunk([_delta(first, index=index) for index in range(self.request.samples)])
         try:
             async with aclosing(sse.with_pauses(self._rendered(), keep_alive_seconds)) as pieces:
                 async for piece in pieces:
@@ -97,23 +100,40 @@ class Exchange:
         """What the client is to see of the events."""
         want_usage = self.asked.stream_options is not None and self.asked.stream_options.include_usage
         with_events = self.asked.events()
+        whole: set[int] = set()
         async with aclosing(self._events()) as happening:
             async for event in happening:
                 match event:
-                    case TextDelta():
-                        yield self._chunk([_delta({"content": event.text}, index=event.index)])
+                    case TextDelta(text, index, reasoning=reasoning):
+                        if reasoning:
+                            yield self._chunk([_delta({"reasoning": reasoning}, index=index)])
+                        if text:
+                            yield self._chunk([_delta({"content": text}, index=index)])
+                    case ChoiceEnded(index):
+                        whole.add(index)
                     case Answered(reply):
-                        last = [
-                            _delta({}, index=index, finish_reason=choice.finish_reason)
-                            for index, choice in enumerate(reply.choices)
-                        ]
-                        yield self._chunk(last, fusion=self._report(reply))
+                        for chunk in self._ending(reply, whole):
+                            yield chunk
                         if want_usage:
                             yield self._chunk([], usage=usage(reply))
                     case CallEnded():
                         pass  # counted in usage
-                    case _ if with_events:
+                    case _ if with_events and not isinstance(origin(event)[1], ChoiceEnded):
                         yield self._chunk([], fusion={"event": events.to_json(event)})
+
+    def _ending(self, reply: Reply, whole: set[int]) -> Iterator[bytes]:
+        """Tool calls, one a chunk because some clients read no more of it, and why each answer ended.
+
+        Of several answers some may have failed: those in `whole` are there.
+        """
+        indexes = sorted(whole) if len(whole) == len(reply.choices) else range(len(reply.choices))
+        reasons = dict.fromkeys(range(self.request.samples), "error")  # vLLM's word for it
+        for index, choice in zip(indexes, reply.choices, strict=True):
+            reasons[index] = choice.finish_reason
+            for number, call in enumerate(choice.tool_calls):
+                yield self._chunk([_delta({"tool_calls": [{"index": number, **call.to_openai()}]}, index=index)])
+        last = [_delta({}, index=index, finish_reason=reason) for index, reason in reasons.items()]
+        yield self._chunk(last, fusion=self._report(reply))
 
     def _chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
         return sse.data(
@@ -128,15 +148,17 @@ class Exchange:
         )
 
     def _report(self, reply: Reply) -> dict[str, Any]:
-        """The `fusion` object: always who failed and whether the panel was partial; the rest where asked for."""
+        """The `fusion` object: who failed, whether the panel was partial, what was saved; the rest where asked for."""
         report = reply.report
         if report is None:
-            return {"trace_id": self.request.request_id, "strategy": None, "failed": [], "partial": False}
+            trace_id = self.request.request_id
+            return {"trace_id": trace_id, "strategy": None, "failed": [], "partial": False, "savings": []}
         told: dict[str, Any] = {
             "trace_id": report.trace_id,
             "strategy": report.strategy,
             "failed": [asdict(failure) for failure in report.failed],
             "partial": report.partial,
+            "savings": [asdict(saving) for saving in report.savings],
             "notes": list(report.notes),
             "trims": [asdict(trim) for trim in report.trims],
             "seconds": round(report.seconds, 3),
@@ -149,6 +171,17 @@ class Exchange:
         if "trace" in include:
             told["trace"] = self.trace
         return told
+
+
+def _message(choice: Choice) -> dict[str, Any]:
+    """A whole answer; `reasoning` is vLLM's field for what was thought before it."""
+    message: dict[str, Any] = {"role": "assistant", "content": choice.text, "refusal": None}
+    if choice.reasoning:
+        message["reasoning"] = choice.reasoning
+    if choice.tool_calls:
+        message["content"] = choice.text or None
+        message["tool_calls"] = [call.to_openai() for call in choice.tool_calls]
+    return message
 
 
 def _delta(delta: dict[str, Any], *, index: int = 0, finish_reason: str | None = None) -> dict[str, Any]:

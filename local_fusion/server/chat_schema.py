@@ -8,12 +8,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from local_fusion.core.chat import ChatRequest, Message
+from local_fusion.core.chat import ChatRequest, Message, ToolCall
 from local_fusion.core.sampling import Sampling
 from local_fusion.errors import RequestError
 from local_fusion.server.bodies import priority_of
 
 INCLUDABLE = ("candidates", "verdict", "trace")
+MOST_ANSWERS = 16  # of one request: each is the work of a whole panel
 
 
 class _Part(BaseModel):
@@ -22,22 +23,71 @@ class _Part(BaseModel):
     text: str
 
 
+class _Called(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    name: str
+    arguments: str
+    parsed_arguments: Any = None  # the same once more: the official client's helpers leave it in what is sent back
+
+
+class _ToolCall(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    id: str
+    type: Literal["function"] = "function"
+    function: _Called
+    index: int | None = None  # left over where a client has put the call together from a stream
+
+    def to_call(self) -> ToolCall:
+        return ToolCall(self.id, self.function.name, self.function.arguments)
+
+
 class _Message(BaseModel):
     model_config = ConfigDict(extra="forbid")
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[_Part] | None = None
     name: str | None = None
-    # What our own answers carry, so that a client may send them back as they came.
+    tool_calls: list[_ToolCall] | None = None
+    tool_call_id: str | None = None
+    # What our own answers carry, so that a client may send them back as they came. What was thought is left out: it was
+    # one member's, and would reach the others as if it were theirs.
+    reasoning: str | None = None
+    reasoning_content: str | None = None
     refusal: None = None
     annotations: list[Any] | None = Field(None, max_length=0)
     audio: None = None
     function_call: None = None
-    tool_calls: list[Any] | None = Field(None, max_length=0)
+    parsed: Any = None  # the content once more, see `_Called`
 
     def to_message(self) -> Message:
         content = self.content or ""
         text = content if isinstance(content, str) else "\n".join(part.text for part in content)
-        return Message(self.role, text, self.name)
+        calls = tuple(call.to_call() for call in self.tool_calls or ())
+        return Message(self.role, text, self.name, calls, self.tool_call_id)
+
+
+class _Function(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    name: str = Field(min_length=1)
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class _Tool(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    type: Literal["function"]
+    function: _Function
+
+
+class _FunctionName(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    name: str
+
+
+class _NamedTool(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    type: Literal["function"]
+    function: _FunctionName
 
 
 class _StreamOptions(BaseModel):
@@ -67,16 +117,16 @@ class FusionChatRequest(Sampling):
     user: str | None = None
     metadata: dict[str, str] | None = None
     fusion: dict[str, Any] = Field({})
+    n: int | None = Field(None, ge=1, le=MOST_ANSWERS)
+    tools: list[_Tool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | _NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    service_tier: str | None = None
 
-    n: Literal[1] | None = None
     logprobs: Literal[False] | None = None
     top_logprobs: Literal[0] | None = None
     logit_bias: dict[str, float] | None = Field(None, max_length=0)
-    tools: list[Any] | None = Field(None, max_length=0)
-    tool_choice: Literal["none", "auto"] | None = None
-    parallel_tool_calls: bool | None = None
     store: Literal[False] | None = None
-    service_tier: str | None = None
 
     @field_validator("stop")
     @classmethod
@@ -110,11 +160,16 @@ class FusionChatRequest(Sampling):
         sampling = Sampling.of(self)
         if self.max_completion_tokens is not None:
             sampling = sampling.with_fields(max_tokens=self.max_completion_tokens)
-        shape = self.response_format
+        shape, choice = self.response_format, self.tool_choice
         return ChatRequest(
             messages=tuple(message.to_message() for message in self.messages),
             sampling=sampling,
+            samples=self.n or 1,
             response_format=shape.model_dump(exclude_none=True) if shape and shape.type != "text" else None,
+            tools=tuple(tool.model_dump(exclude_unset=True) for tool in self.tools or ()),
+            # Engines refuse to choose among no tools.
+            tool_choice=(choice.model_dump() if isinstance(choice, _NamedTool) else choice) if self.tools else None,
+            parallel_tool_calls=self.parallel_tool_calls if self.tools else None,
             request_id=request_id,
             priority=priority_of(self.service_tier),
         )
@@ -139,16 +194,39 @@ def parse_chat(body: Mapping[str, Any]) -> FusionChatRequest:
     request.include()
     request.events()
     priority_of(request.service_tier)
+    _check_tools(request)
     return request
 
 
+_BELONGS_TO = {"tool_call_id": "tool", **dict.fromkeys(("tool_calls", "reasoning", "reasoning_content"), "assistant")}
+
+
+def _check_tools(request: FusionChatRequest) -> None:
+    """Raises `RequestError` where parts that are well by themselves do not go together.
+
+    Results of calls that are not in the conversation pass, as they do with vLLM: clients that shorten their history
+    leave such behind.
+    """
+    for index, message in enumerate(request.messages):
+        for name, role in _BELONGS_TO.items():
+            if getattr(message, name) is not None and message.role != role:
+                param = f"messages[{index}].{name}"
+                raise RequestError(f"'{param}' is for messages of role '{role}'", param=param)
+        if message.role == "tool" and message.tool_call_id is None:
+            param = f"messages[{index}].tool_call_id"
+            raise RequestError(f"'{param}' is missing: which call does this result answer?", param=param)
+    names = [tool.function.name for tool in request.tools or ()]
+    if request.tool_choice == "required" and not names:
+        raise RequestError("a tool is required, and there are no 'tools'", param="tool_choice")
+    if isinstance(request.tool_choice, _NamedTool) and request.tool_choice.function.name not in names:
+        wanted, offered = request.tool_choice.function.name, ", ".join(names) or "none"
+        raise RequestError(f"no tool is called '{wanted}', there are: {offered}", param="tool_choice.function.name")
+
+
 _ELSEWHERE = {
-    "tools": "tool calls",
-    "tool_calls": "tool calls",
     "logprobs": "log-probabilities",
     "top_logprobs": "log-probabilities",
     "logit_bias": "logit biases",
-    "n": "several answers",
 }
 
 
@@ -176,7 +254,7 @@ def _bad_field(body: Mapping[str, Any], error: ValidationError) -> RequestError:
 
 def _is_branch(part: int | str) -> bool:
     """Whether a part of an error's location names a branch of a union, not a field."""
-    return part == "str" or (isinstance(part, str) and part.startswith("list["))
+    return isinstance(part, str) and (part in ("str", _NamedTool.__name__) or part.startswith(("list[", "literal[")))
 
 
 def _shown(value: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from local_fusion.config.references import engines_of, named_by
+from local_fusion.config.references import beside_panel, engines_of
 from local_fusion.config.schema import Config
 from local_fusion.engines.engine import EngineSnapshot
 from local_fusion.runtime import Runtime
@@ -77,10 +77,10 @@ def _fusion(
 
 
 def _answers(config: Config, name: str, able: set[str]) -> bool:
-    """Whether `name` can answer with the engines in `able`: enough members for the quorum, and its judge."""
+    """Whether `name` can answer with the engines in `able`: members for its quorum, and one of each list of judges."""
     if name in config.models:
         return name in able
     fusion = config.fusions[name]
     candidates = sum(member.samples for member in fusion.panel if _answers(config, member.model, able))
-    judges = [other for path, other in named_by(fusion) if path[0] != "panel"]
-    return candidates >= fusion.quorum and all(_answers(config, judge, able) for judge in judges)
+    others = (any(_answers(config, other, able) for other in names) for names in beside_panel(fusion))
+    return candidates >= fusion.quorum and all(others)

@@ -8,13 +8,14 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 
 from local_fusion.core.chat import ChatRequest
-from local_fusion.core.events import CallEnded, TextDelta
-from local_fusion.core.model import Choice, Emit, Reply, Room, unheard
+from local_fusion.core.concurrency import together
+from local_fusion.core.events import CallEnded, ChoiceEnded, TextDelta
+from local_fusion.core.model import Choice, Emit, Reply, Room, Score, unheard
 from local_fusion.core.records import CallRecord, Usage
 from local_fusion.engines.gate import Call, Gate
 from local_fusion.errors import ContextTooLong
 from local_fusion.simulation.engine import SimulatedEngine
-from local_fusion.simulation.texts import fits, text_of, tokens_of
+from local_fusion.simulation.texts import fits, text_of, tokens_in, tokens_of
 from local_fusion.simulation.workload import Arrival
 
 
@@ -37,26 +38,30 @@ class SimulatedModel:
 
     async def answer(self, request: ChatRequest, emit: Emit = unheard) -> Reply:
         """See `ChatModel.answer`: made-up texts, as long as the workload asks for."""
-        prompt, most = tokens_of(request.messages), request.sampling.max_tokens
+        prompt, most = _prompt(request), request.sampling.max_tokens
         self._must_fit(prompt, most or 1)
         room = most or self._limit - prompt
         keys = [_key(self.name, request, index) for index in range(request.samples)]
-        wanted = [self._arrivals[request.request_id].answer_length(key) for key in keys]
-        lengths = [min(length, room) for length in wanted]
+        whole = [self._arrivals[request.request_id].answer_length(key) for key in keys]
+        lengths = [min(length, room) for length in whole]
         async with self._turn(_call(request)):
             call = _Recorded(self.name, request.samples)
             with call.until_ended(emit):
                 await self._engine.generate(prompt, lengths)
                 call.usage = Usage(prompt, sum(lengths))
                 texts = [_text(request, key, length) for key, length in zip(keys, lengths, strict=True)]
-                for index, (text, length) in enumerate(zip(texts, lengths, strict=True)):
-                    emit(TextDelta(text, index, length))
-        reasons = ["stop" if length == whole else "length" for length, whole in zip(lengths, wanted, strict=True)]
-        return Reply(tuple(Choice(*each) for each in zip(texts, reasons, strict=True)), (call.record,))
+                reasons = [
+                    "stop" if length == wanted else "length" for length, wanted in zip(lengths, whole, strict=True)
+                ]
+                choices = tuple(Choice(*each) for each in zip(texts, reasons, strict=True))
+                for index, (choice, length) in enumerate(zip(choices, lengths, strict=True)):
+                    emit(TextDelta(choice.text, index, length))
+                    emit(ChoiceEnded(index, choice))
+        return Reply(choices, (call.record,))
 
     async def weigh(self, request: ChatRequest, labels: tuple[str, ...], emit: Emit = unheard) -> Mapping[str, float]:
         """See `ChatModel.weigh`: one token, and probabilities drawn by lot, always the same for the same request."""
-        prompt = tokens_of(request.messages)
+        prompt = _prompt(request)
         self._must_fit(prompt, 1)
         async with self._turn(_call(request, samples=1)):
             call = _Recorded(self.name, 1)
@@ -67,10 +72,26 @@ class SimulatedModel:
         weights = [source.random() for _ in labels]
         return {label: weight / sum(weights) for label, weight in zip(labels, weights, strict=True)}
 
+    async def score(self, request: ChatRequest, answers: tuple[str, ...], emit: Emit = unheard) -> tuple[Score, ...]:
+        """See `ChatModel.score`: each answer is read after the conversation, all in one batch, and one token written,
+        as vLLM does it. Log-probabilities are drawn by lot, always the same for the same request and answer.
+        """
+        prompt, lengths = _prompt(request), [tokens_in(answer) for answer in answers]
+        self._must_fit(prompt + max(lengths, default=0), 1)
+        async with self._turn(_call(request, samples=len(answers))):
+            call = _Recorded(self.name, len(answers))
+            with call.until_ended(emit):
+                read = [prompt + length for length in lengths if length]
+                await together([self._engine.generate(size, [1]) for size in read])
+                call.usage = Usage(sum(read), len(read))
+        asked = _key(self.name, request, 0) + request.messages[-1].content + request.prefix
+        means = [-random.Random(asked + answer).random() for answer in answers]
+        return tuple(Score(mean * length, length) for mean, length in zip(means, lengths, strict=True))
+
     async def measure(self, request: ChatRequest) -> Room:
         """See `ChatModel.measure`; counting takes no time."""
         async with self._turn(_call(request, 0)):
-            return Room(tokens_of(request.messages), self._limit)
+            return Room(_prompt(request), self._limit)
 
     def expecting(self, request: ChatRequest) -> AbstractContextManager[None]:
         """See `ChatModel.expecting`."""
@@ -122,6 +143,11 @@ class _Recorded:
         finally:
             self.record = CallRecord("panel", self._model, self.usage, _now() - self._began, self._samples, error)
             emit(CallEnded(self.record))
+
+
+def _prompt(request: ChatRequest) -> int:
+    """How long the prompt is, in tokens, with what the answer begins with."""
+    return tokens_of(request.messages) + tokens_in(request.prefix)
 
 
 def _call(request: ChatRequest, samples: int | None = None) -> Call:

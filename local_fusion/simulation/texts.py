@@ -17,7 +17,12 @@ _FILLER = "and so on in the same way for a while, "
 
 def tokens_of(messages: Iterable[Message]) -> int:
     """How long a conversation is, in tokens."""
-    return sum(_FRAME + -(-len(message.content) // CHARACTERS) for message in messages)
+    return sum(_FRAME + tokens_in(message.content) for message in messages)
+
+
+def tokens_in(text: str) -> int:
+    """How long a text is, in tokens."""
+    return -(-len(text) // CHARACTERS)
 
 
 def text_of(tokens: int, beginning: str) -> str:

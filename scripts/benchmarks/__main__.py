@@ -7,16 +7,21 @@ import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks.against_peers import FUSIONS as CONTENDERS
+from benchmarks.against_peers import measure_against_peers
 from benchmarks.chaos import measure_chaos
 from benchmarks.demo import measure_demo
 from benchmarks.figures import Figure, load
-from benchmarks.fusion import FUSIONS, measure_fusion
+from benchmarks.fusion import FUSIONS, measure_fusions
+from benchmarks.judging import FUSIONS as JUDGED
+from benchmarks.judging import measure_judging
 from benchmarks.passthrough import measure_passthrough
 from benchmarks.planner import measure_planner
 from benchmarks.report import print_json, print_table
 from benchmarks.scheduler import measure_scheduler
 from benchmarks.serving import serving
 from benchmarks.startup import measure_startup
+from benchmarks.voting import measure_voting
 from local_fusion.cli.running import run
 from local_fusion.errors import LocalFusionError
 
@@ -51,14 +56,19 @@ async def _measure(what: str, repeat: int | None, folder: Path, figures: list[Fi
         figures += await measure_chaos(folder, _tell)
     if what in ("startup", "all"):
         figures += await measure_startup(folder, repeat or 5, _tell)
-    if what in ("fusion", "passthrough", "all"):
+    if what in ("fusion", "judging", "passthrough", "all"):
         _tell("starting the engine")
-        async with serving(FUSIONS, folder) as served:
+        async with serving({**FUSIONS, **CONTENDERS, **JUDGED}, folder) as served:
             await served.wait_until("/ready")
-            if what != "passthrough":
-                figures.append(await measure_fusion(served, repeat or 7, _tell))
-            if what != "fusion":
+            if what in ("fusion", "all"):
+                figures += await measure_fusions(served, repeat or 7, _tell)
+                figures += await measure_against_peers(served, repeat or 6, _tell)
+            if what in ("judging", "all"):
+                figures += await measure_judging(served, repeat or 16, _tell)
+            if what in ("passthrough", "all"):
                 figures.append(await measure_passthrough(served, repeat or 7, _tell))
+    if what in ("voting", "all"):
+        figures += await measure_voting(folder, repeat or 8, _tell)
     if what in ("demo", "all"):
         figures.append(await measure_demo(folder, repeat or 1, _tell))
 
@@ -72,8 +82,11 @@ def _options() -> argparse.Namespace:
         prog="scripts/bench",
         description="Measures local-fusion, with engines of real vLLM and SmolLM2, each figure next to its target. "
         "Nothing else should be running: the machine's load is told with the figures.",
-        epilog="fusion: a panel of three, a judge and a synthesizer, against the same engine calls made directly. "
+        epilog="fusion: strategies over a panel of three, against the same engine calls made directly, and against "
+        "other programs that are installed below .peers (it says how). judging: judges that read probabilities against "
+        "one that writes. "
         "passthrough: 16 streams through our server, against the engine's own socket. "
+        "voting: an adaptive vote over recorded samples of 64 questions; minutes. "
         "startup: our programs without engines. demo: scripts/demo, the second time. "
         "planner: plans for eight GPUs on paper, against simpler ways to place the same models; no engine is started. "
         "scheduler: six models on a card that holds two, simulated, against llama-swap's and Ollama's ways to swap. "
@@ -83,7 +96,18 @@ def _options() -> argparse.Namespace:
         "what",
         nargs="?",
         default="all",
-        choices=("planner", "scheduler", "chaos", "fusion", "passthrough", "startup", "demo", "all"),
+        choices=(
+            "planner",
+            "scheduler",
+            "chaos",
+            "fusion",
+            "judging",
+            "passthrough",
+            "voting",
+            "startup",
+            "demo",
+            "all",
+        ),
         help="default: all",
     )
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
@@ -92,7 +116,7 @@ def _options() -> argparse.Namespace:
         "--repeat",
         type=_repeats,
         metavar="N",
-        help="measure N times (default: 7 pairs, 5 starts, 1 demo, 20 plans, 3 workloads)",
+        help="measure N times (default: 7 pairs, 5 starts, 1 demo, 20 plans, 3 workloads, 8 replays)",
     )
     return parser.parse_args()
 

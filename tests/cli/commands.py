@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from local_fusion.engines.warden import family_of
+from local_fusion.core.warden import family_of
 from tests import fake_engine
 from tests.fake_engine import Script
 from tests.serving import tiny_checkpoint

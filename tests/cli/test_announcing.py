@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 from typing import Any
 
+import pytest
 from rich.console import Console
 
-from local_fusion.cli.announcing import States
+from local_fusion.cli.announcing import States, made_of
+from local_fusion.config.schema import Config
 from tests.server.controlled import snapshot
 
 
@@ -18,6 +20,26 @@ def told(*states: tuple[str, dict[str, Any]]) -> list[str]:
     for state, changes in states:
         lines.hear(snapshot("a", state, **changes))
     return file.getvalue().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("fusion", "expected"),
+    [
+        ({"strategy": "single", "panel": ["a", "b", "a"]}, "panel of a, b"),
+        ({"strategy": "best_of", "panel": ["a", "b"], "judge": ["b", "c"]}, "panel of a, b; judge b, c"),
+        ({"strategy": "best_of", "panel": ["a", "b"], "judge": {"command": ["x"]}}, "panel of a, b"),
+        (
+            {"strategy": "synthesize", "panel": ["a"], "judge": "b", "synthesizer": "c"},
+            "panel of a; judge b; synthesizer c",
+        ),
+        ({"strategy": "route", "panel": ["a", "b"], "otherwise": "c"}, "panel of a, b; otherwise c"),
+        ({"strategy": "relay", "panel": ["a", "b"]}, "panel of a, b (experimental)"),
+    ],
+)
+def test_a_fusion_tells_who_is_what_in_it(fusion: dict[str, Any], expected: str) -> None:
+    models = {name: {"source": "x/y"} for name in "abc"}
+    config = Config.model_validate({"models": models, "fusions": {"f": fusion}}, strict=True)
+    assert made_of(config.fusions["f"]) == expected
 
 
 def test_a_start_tells_its_seconds() -> None:

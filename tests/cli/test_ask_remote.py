@@ -145,6 +145,23 @@ LIST = b'{"object": "list", "data": [{"id": "x", "object": "model", "kind": "fus
 CHUNK = b'data: {"choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": null}]}\n\n'
 
 
+@pytest.mark.parametrize(("answer", "out"), [(CHUNK, "Hi\n"), (b"", "")])
+def test_what_was_thought_is_told_and_is_no_part_of_the_answer(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, answer: bytes, out: str
+) -> None:
+    from local_fusion.cli import main
+
+    thought = CHUNK.replace(b"content", b"reasoning").replace(b"Hi", b"A greeting.")
+    end = b'data: {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'
+    with answering(LIST, thought + answer + end) as url:
+        monkeypatch.setattr("sys.argv", ["local-fusion", "ask", "--url", url, "Hello"])
+        with pytest.raises(SystemExit) as ended:
+            main.main()
+        said = capfd.readouterr()
+    assert (ended.value.code, said.out) == (0, out)
+    assert "… thinking" in said.err
+
+
 @pytest.mark.parametrize(
     ("models", "chat", "status", "says"),
     [

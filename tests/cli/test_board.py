@@ -1,4 +1,4 @@
-"""What a terminal shows of a call that waits for its engine's turn."""
+"""What a terminal shows of rounds, and of a call that waits for its engine's turn."""
 
 from __future__ import annotations
 
@@ -95,3 +95,21 @@ def test_a_pipe_is_told_again_only_where_more_than_numbers_change() -> None:
         f"… member gemma: waiting for gemma: 3 ahead, {BUSY} 12 s more",
         "… member gemma: waiting for gemma: 2 ahead, swap in progress",
     ]
+
+
+def test_whoever_works_in_a_later_round_says_in_which() -> None:
+    first = (StageStarted("panel", ("gemma",)), MemberStarted("gemma", "gemma", 1), MemberFinished("gemma", (), 1.0))
+    assert row(picture(*first), "member gemma").split() == ["✓", "member", "gemma", "0.0", "s", "0", "candidates"]
+    second = (StageStarted("panel", ("gemma",), 2), MemberStarted("gemma", "gemma", 1))
+    shown = picture(*first, *second, StageStarted("judge", ("qwen",), 2))
+    assert "member gemma, round 2" in shown
+    assert "judge qwen, round 2" in shown
+    assert shown.count("member gemma") == 1
+    assert lines(*first, *second) == ["… member gemma", "✓ member gemma 0.0 s  0 candidates", "… member gemma, round 2"]
+
+
+def test_who_thinks_before_answering_is_seen_to_think() -> None:
+    thinking = (TextDelta("", reasoning="Hm."), TextDelta("", reasoning=" Six sevens."))
+    assert "thinking" in picture(*thinking)
+    assert lines(*thinking, TextDelta("It is"), TextDelta(" 42.")) == ["… thinking", "✓ thinking 0.0 s"]
+    assert lines(TextDelta("It is 42.")) == []

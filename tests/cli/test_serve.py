@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from local_fusion.engines.warden import read_process
+from local_fusion.core.warden import read_process
 from tests.cli.commands import Home, Running, until
 from tests.cli.turns import take_turns
 from tests.engines.waiting import recorded

@@ -22,7 +22,7 @@ def take_turns(home: Home, **more: Any) -> None:
     """Configure `a`, which is awake first, and `b`, which does not fit beside it, alone and as one panel."""
     path = home.configure("a", "b", fusions=FUSIONS, **more)
     config = yaml.safe_load(path.read_text())
-    size = more_than_half(EngineSettings().memory_share, vllm_kind())  # once: free memory moves, and the larger is first
+    size = more_than_half(EngineSettings().memory_share, vllm_kind())  # once: free memory moves
     for model in config["models"].values():
         model.update(size)
     home.write(yaml.safe_dump(config, sort_keys=False))

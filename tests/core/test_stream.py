@@ -19,7 +19,7 @@ from local_fusion.core.events import (
     TextDelta,
     stream,
 )
-from local_fusion.core.model import Choice, Emit, Reply, Room, unheard
+from local_fusion.core.model import Choice, Emit, Reply, Room, Score, unheard
 from local_fusion.errors import EngineDied
 from tests.scripted import Scripted, asking
 
@@ -49,6 +49,9 @@ class Pausing:
                 await asyncio.sleep(0)
             self.cleaned_up = True
         return Reply((Choice("done"),))
+
+    async def score(self, request: ChatRequest, answers: tuple[str, ...], emit: Emit = unheard) -> tuple[Score, ...]:
+        raise NotImplementedError
 
     async def weigh(self, request: ChatRequest, labels: tuple[str, ...], emit: Emit = unheard) -> Mapping[str, float]:
         raise NotImplementedError

@@ -15,7 +15,7 @@ from typing import Any
 
 import openai
 
-from local_fusion.engines.warden import family_of
+from local_fusion.core.warden import family_of
 from tests.cli.commands import Home, Running, new_home, until
 
 START_SECONDS = 600

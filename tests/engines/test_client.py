@@ -10,7 +10,8 @@ import pytest
 from aiohttp import web
 
 from local_fusion.core.records import Usage
-from local_fusion.engines.client import Chunk, EngineClient
+from local_fusion.engines.chunks import Chunk
+from local_fusion.engines.client import EngineClient
 from local_fusion.errors import ContextTooLong, EngineDied, EngineRejected, EngineUnavailable, RequestError
 from tests.conftest import MakeEngine
 from tests.engines.waiting import eventually, recorded
@@ -120,7 +121,7 @@ async def test_a_closed_client_opens_no_new_connection(make_engine: MakeEngine) 
 async def test_tokens_are_counted_with_and_without_a_chat_template(make_engine: MakeEngine) -> None:
     client = await awake(make_engine)
     plain = await client.tokenize("one two three")
-    chat = await client.tokenize(ASKED["messages"])
+    chat = await client.tokenize({"messages": ASKED["messages"]})
     assert (plain.count, chat.count, chat.max_model_len) == (3, 4, 4096)
     assert len(set(plain.tokens)) == 3
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from local_fusion.config.schema import ModelConfig
+from local_fusion.config.checks import check_config
+from local_fusion.config.schema import Config, ModelConfig
 from local_fusion.engines.command import EngineCommand, core_list, engine_command, smaller_cache, with_smaller_cache
 from tests.conftest import placement
 
@@ -144,6 +145,36 @@ def test_json_comes_without_whitespace_from_a_backend_that_can_do_so() -> None:
         "backend": "guidance",
         "disable_any_whitespace": True,
     }
+
+
+def test_a_model_that_calls_tools_has_its_parser_and_the_backend_that_can_hold_it_to_them() -> None:
+    built = command(tool_call_parser="hermes")
+    assert option(built, "--tool-call-parser") == "hermes"
+    assert "--enable-auto-tool-choice" in built.argv
+    assert json.loads(option(built, "--structured-outputs-config") or "") == {
+        "backend": "xgrammar",
+        "disable_any_whitespace": True,
+    }
+    assert not {"--tool-call-parser", "--enable-auto-tool-choice"} & set(command().argv)
+
+
+def test_a_model_that_thinks_aloud_has_its_parser() -> None:
+    assert option(command(reasoning_parser="qwen3"), "--reasoning-parser") == "qwen3"
+    assert option(command(), "--reasoning-parser") is None
+
+
+@pytest.mark.parametrize(
+    ("argument", "named"),
+    [
+        ("--enable-auto-tool-choice", "tool_call_parser"),
+        ("--tool-call-parser=hermes", "tool_call_parser"),
+        ("--reasoning-parser=qwen3", "reasoning_parser"),
+    ],
+)
+def test_vllms_own_flags_for_parsers_are_refused_in_favour_of_the_options(argument: str, named: str) -> None:
+    config = Config(models={"qwen": ModelConfig(source="x", extra_args=[argument])})
+    (problem,) = check_config(config)
+    assert f"use the option `{named}` instead" in problem.message
 
 
 def test_extra_arguments_come_last_untouched() -> None:

@@ -72,6 +72,11 @@ def test_memory_that_others_may_free_again_is_not_permanent() -> None:
         ),
         ("terminate called after throwing an instance of 'std::bad_alloc'", "out_of_memory", False),
         ("RuntimeError: [enforce fail] DefaultCPUAllocator: can't allocate memory", "out_of_memory", False),
+        (
+            "KeyError: 'invalid tool call parser: foo (chose from { hermes,mistral })'",
+            "unknown_parser",
+            True,
+        ),
         ("/venv/bin/python: No module named vllm", "vllm_missing", True),
         ("ModuleNotFoundError: No module named 'vllm'", "vllm_missing", True),
         ("RuntimeError: operator torchvision::nms does not exist", "torchvision_mismatch", True),

@@ -15,8 +15,9 @@ import pytest
 from local_fusion.config.schema import EngineSettings, ModelConfig
 from local_fusion.core.chat import ChatRequest, Message
 from local_fusion.core.events import Event, TextDelta
-from local_fusion.core.model import Reply
+from local_fusion.core.model import Reply, Score
 from local_fusion.core.sampling import Sampling
+from local_fusion.core.warden import family_of
 from local_fusion.engines import moving
 from local_fusion.engines.checkpoints import resolve
 from local_fusion.engines.command import engine_command
@@ -27,7 +28,6 @@ from local_fusion.engines.model import EngineModel
 from local_fusion.engines.moving import Level
 from local_fusion.engines.pulse import figures_of
 from local_fusion.engines.runtime_folder import RuntimeFolder
-from local_fusion.engines.warden import family_of
 from local_fusion.errors import ContextTooLong, EngineDied, EngineUnavailable, RequestError
 from local_fusion.planner.plan import Placement
 from tests.conftest import placement
@@ -46,9 +46,11 @@ def real_placement() -> Placement:
     return placement("smollm2", checkpoint=resolve(SOURCE), kv_cache_bytes=2**27, max_model_len=2048)
 
 
-def real_engine(folder: RuntimeFolder, *, hang_seconds: float = 60, **more_env: str) -> Engine:
+def real_engine(
+    folder: RuntimeFolder, *, hang_seconds: float = 60, tool_call_parser: str | None = None, **more_env: str
+) -> Engine:
     socket = folder.socket("smollm2")
-    model = ModelConfig(source=SOURCE, max_num_seqs=16)
+    model = ModelConfig(source=SOURCE, max_num_seqs=16, tool_call_parser=tool_call_parser)
     command = engine_command(real_placement(), model, socket=socket, python=sys.executable, environ=os.environ)
     command = replace(command, env={**command.env, **more_env})
     settings = EngineSettings(start_seconds=600, hang_seconds=hang_seconds)
@@ -191,5 +193,60 @@ async def test_a_real_engine_sleeps_and_wakes_as_told_frees_the_places_of_client
         with pytest.raises(EngineDied, match="was killed: it gave no sign of life for 10 s"):
             await asyncio.wait_for(answer, 60)
         await eventually(lambda: not any(alive(pid) for pid in before), 30)
+    finally:
+        await engine.stop()
+
+
+async def test_a_real_engine_scores_what_it_wrote_as_it_wrote_it_continues_what_was_begun_and_calls_tools(
+    runtime_folder: RuntimeFolder,
+) -> None:
+    engine = real_engine(runtime_folder, tool_call_parser="hermes")
+    engine.start()
+    try:
+        client = await engine.ensure_awake()
+        model = EngineModel(engine)
+        exactly = ASKED.but(sampling=Sampling(max_tokens=24, temperature=0), certainty=True)
+        (said,) = (await model.answer(exactly)).choices
+        assert (said.finish_reason, said.certainty is not None) == ("stop", True)
+
+        # The engine's own word on each token; the last one ends the answer and is no part of its text.
+        messages = [message.to_openai() for message in ASKED.messages]
+        options = {"temperature": 0, "max_tokens": 24, "logprobs": True}
+        told = await client.complete({"model": "smollm2", "messages": messages, **options})
+        logprobs = [token["logprob"] for token in told["choices"][0]["logprobs"]["content"]]
+        assert said.certainty is not None
+        assert said.certainty.tokens == len(logprobs)
+        assert said.certainty.mean_logprob == pytest.approx(sum(logprobs) / len(logprobs), abs=0.01)
+
+        # Reading in one pass rounds otherwise than writing step by step in bfloat16: by 0.0002 over 7 tokens, as seen.
+        own, other, empty = await model.score(ASKED, (said.text, "Berlin is a capital.", ""))
+        assert own.tokens == len(logprobs) - 1
+        assert own.logprob == pytest.approx(sum(logprobs[:-1]), abs=0.05)
+        assert other.mean < own.mean - 1
+        assert empty == Score(0.0, 0)
+
+        words = said.text.split(" ")
+        begun = " ".join(words[:2])
+        rest = said.text.removeprefix(begun)
+        (continued,) = (await model.answer(exactly.but(prefix=begun))).choices
+        assert continued.text == rest != ""
+        (of_rest,) = await model.score(ASKED.but(prefix=begun), (rest,))
+        assert of_rest.logprob == pytest.approx(sum(logprobs[-1 - of_rest.tokens : -1]), abs=0.05)
+        assert (await model.measure(ASKED.but(prefix=begun))).tokens > (await model.measure(ASKED)).tokens
+        with pytest.raises(ContextTooLong):
+            await model.score(ASKED, ("Paris", "word " * 3000))
+
+        city = {"type": "object", "properties": {"city": {"type": "string"}}, "additionalProperties": False}
+        function = {"name": "find", "strict": True, "parameters": city}
+        tools = ({"type": "function", "function": function},)
+        asked = ASKED.but(sampling=Sampling(max_tokens=200, seed=3), tools=tools, samples=2)
+        for choice in ("required", {"type": "function", "function": {"name": "find"}}):
+            for each in (await model.answer(asked.but(tool_choice=choice))).choices:
+                assert each.finish_reason in ("tool_calls", "stop", "length")
+                assert {call.name for call in each.tool_calls} == {"find"}
+                if each.finish_reason != "length":
+                    assert all(json.loads(call.arguments).keys() <= {"city"} for call in each.tool_calls)
+        (plain,) = (await model.answer(exactly.but(tools=tools, tool_choice="none"))).choices
+        assert plain.tool_calls == ()
     finally:
         await engine.stop()

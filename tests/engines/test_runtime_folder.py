@@ -13,8 +13,8 @@ from uuid import uuid4
 
 import pytest
 
+from local_fusion.core.warden import read_process
 from local_fusion.engines.runtime_folder import Leftover, RuntimeFolder, clean_up_leftovers, private_base
-from local_fusion.engines.warden import read_process
 from local_fusion.errors import SetupError
 
 

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from local_fusion.config.schema import EngineSettings
+from local_fusion.core.warden import all_processes
 from local_fusion.engines import life
 from local_fusion.engines.clock import Clock
 from local_fusion.engines.engine import Engine
-from local_fusion.engines.warden import all_processes
 from local_fusion.errors import EngineDied, EngineStartFailed, EngineUnavailable
 from tests.conftest import MakeEngine, placement
 from tests.engines.states import asked, states

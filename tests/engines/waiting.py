@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from local_fusion.engines.warden import read_process
+from local_fusion.core.warden import read_process
 
 
 async def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> None:

@@ -125,7 +125,7 @@ class Monkey:
 
 
 def _frozen(pid: int) -> bool:
-    from local_fusion.engines.warden import read_process
+    from local_fusion.core.warden import read_process
 
     process = read_process(pid)
     return process is not None and process.state in "tT"

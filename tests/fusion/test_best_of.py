@@ -2,33 +2,14 @@
 
 from __future__ import annotations
 
-import re
+import asyncio
 
 import pytest
 
 from local_fusion.core.sampling import Sampling
 from local_fusion.errors import EngineDied
-from local_fusion.fusion.judges.bradley_terry import strengths
+from tests.fusion.judges.courts import likes, shown
 from tests.scripted import Heard, Scripted, asking, fusion
-
-
-def shown(prompt: str) -> tuple[str, str]:
-    """The two answers in a comparison, in the order shown."""
-    first = re.search(r"<answer_a>\n(.*?)\n</answer_a>", prompt, re.DOTALL)
-    second = re.search(r"<answer_b>\n(.*?)\n</answer_b>", prompt, re.DOTALL)
-    assert first is not None
-    assert second is not None
-    return first[1], second[1]
-
-
-def likes(best: str, sureness: float = 0.9):  # type: ignore[no-untyped-def]
-    """Prefers the answer `best` wherever it stands."""
-
-    def preference(prompt: str) -> float:
-        first, second = shown(prompt)
-        return sureness if first == best else 1 - sureness if second == best else 0.5
-
-    return preference
 
 
 def best_of(samples: int) -> dict[str, object]:
@@ -85,11 +66,98 @@ async def test_a_candidate_cannot_close_its_own_quotation() -> None:
     assert all(prompt.count("</answer_a>") == prompt.count("</answer_b>") == 1 for prompt in judge.weighed)
 
 
-async def test_copies_of_one_answer_need_no_judge() -> None:
-    writer, judge = Scripted("a", ["same"]), Scripted("judge")
-    reply = await fusion([writer, judge], f=best_of(4))["f"].answer(asking())
-    assert reply.choices[0].text == "same"
+@pytest.mark.parametrize("texts", [["same"], ["same  text\n", " same text", "same text\n\n"]])
+async def test_copies_of_one_answer_need_no_judge_and_that_is_told_as_saved(texts: list[str]) -> None:
+    writer, judge = Scripted("a", texts), Scripted("judge")
+    reply = await fusion([writer, judge], f=best_of(3))["f"].answer(asking())
+    assert reply.choices[0].text == texts[0]
     assert judge.weighed == []
+    assert reply.report is not None
+    assert [(saving.kind, saving.samples) for saving in reply.report.savings] == [("agreed", 0)]
+    assert reply.report.verdict is not None
+    assert (reply.report.verdict.judge, reply.report.verdict.winner) == ("none", "c1")
+
+
+async def test_programs_that_differ_in_indentation_are_not_the_same() -> None:
+    texts = ["if x:\n    y()\n    z()", "if x:\n    y()\nz()"]
+    writer, judge = Scripted("a", texts), Scripted("judge", preference=likes(texts[1]))
+    reply = await fusion([writer, judge], f=best_of(2))["f"].answer(asking())
+    assert reply.choices[0].text == texts[1]
+
+
+async def test_the_only_candidate_left_needs_no_judge() -> None:
+    models = [Scripted("a", error=EngineDied("gone")), Scripted("b", ["x"]), judge := Scripted("judge")]
+    config = {"strategy": "best_of", "panel": ["a", "b"], "judge": "judge"}
+    reply = await fusion(models, f=config)["f"].answer(asking())
+    assert reply.choices[0].text == "x"
+    assert judge.weighed == []
+    assert reply.report is not None
+    assert reply.report.partial
+
+
+async def test_a_candidate_cut_by_its_limit_may_still_win() -> None:
+    writer = Scripted("a", ["x", "y"], finish_reason="length")
+    reply = await fusion([writer, Scripted("judge", preference=likes("y"))], f=best_of(2))["f"].answer(asking())
+    assert (reply.choices[0].text, reply.choices[0].finish_reason) == ("y", "length")
+
+
+async def test_the_next_judge_judges_where_the_first_fails() -> None:
+    models = [
+        Scripted("a", ["x", "y"]),
+        Scripted("bad", error=EngineDied("gone")),
+        Scripted("good", preference=likes("y")),
+    ]
+    reply = await fusion(models, f=best_of(2) | {"judge": ["bad", "good"]})["f"].answer(asking())
+    assert reply.choices[0].text == "y"
+    assert reply.report is not None
+    assert [failure.message for failure in reply.report.failed] == ["gone"]
+    assert reply.report.notes == ("judge 1 failed: judge 2 took its place",)
+
+
+async def test_a_program_may_judge_alone() -> None:
+    command = {"command": ["grep", "-q", "42"], "seconds": 20}
+    reply = await fusion([Scripted("a", ["41", "It is 42."])], f=best_of(2) | {"judge": command})["f"].answer(asking())
+    assert reply.choices[0].text == "It is 42."
+    assert reply.report is not None
+    assert reply.report.notes == ()
+
+
+async def test_where_the_program_accepts_nothing_the_answer_says_so() -> None:
+    command = {"command": ["grep", "-q", "42"], "seconds": 20}
+    reply = await fusion([Scripted("a", ["40", "41"])], f=best_of(2) | {"judge": command})["f"].answer(asking())
+    assert reply.choices[0].text == "40"
+    assert reply.report is not None
+    assert reply.report.notes == ("no candidate was found good at all: c1 is simply the first of them",)
+
+
+async def test_thinking_is_no_part_of_what_is_judged() -> None:
+    writer = Scripted("a", ["<think>hm, y?</think>x", "y"])
+    judge = Scripted("judge")
+    await fusion([writer, judge], f=best_of(2))["f"].answer(asking())
+    assert {shown(prompt) for prompt in judge.weighed} == {("x", "y"), ("y", "x")}
+
+
+async def test_the_client_s_limits_and_format_bind_candidates_because_one_becomes_the_answer() -> None:
+    writer, judge = Scripted("a", ["x", "y"]), Scripted("judge")
+    request = asking(sampling=Sampling(max_tokens=5, stop="!"), response_format={"type": "json_object"})
+    await fusion([writer, judge], f=best_of(2))["f"].answer(request)
+    (asked,) = writer.requests
+    assert (asked.sampling.max_tokens, asked.sampling.stop) == (5, "!")
+    assert asked.response_format == {"type": "json_object"}
+
+
+async def test_cancelling_while_the_judge_works_leaves_nothing_running() -> None:
+    writer = Scripted("a", ["x", "y"])
+    judge = Scripted("judge", hangs=True)
+    config = best_of(2) | {"judge": {"kind": "rubric", "model": "judge"}}
+    task = asyncio.ensure_future(fusion([writer, judge], f=config)["f"].answer(asking()))
+    while len(judge.requests) < 2:
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert judge.cancelled == 2
+    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 async def test_without_a_judge_the_first_candidate_stands_and_it_is_said() -> None:
@@ -104,7 +172,7 @@ async def test_without_a_judge_the_first_candidate_stands_and_it_is_said() -> No
 
 async def test_a_hundred_candidates_are_judged_over_a_sparse_set_of_pairs() -> None:
     texts = [f"answer {number}" for number in range(100)]
-    writer, judge = Scripted("a", texts), Scripted("judge", preference=likes("answer 57", 0.99))
+    writer, judge = Scripted("a", texts), Scripted("judge", preference=likes("answer 57", sureness=0.99))
     reply = await fusion([writer, judge], f=best_of(100))["f"].answer(asking(sampling=Sampling(seed=1)))
     assert reply.choices[0].text == "answer 57"
     assert len(judge.weighed) == 2 * 300  # of 9,900 in full
@@ -119,13 +187,3 @@ async def test_candidates_too_long_for_the_judge_are_cut_and_it_is_said() -> Non
     assert (trim.candidate, trim.reader) == ("c1", "judge")
     assert trim.kept < trim.tokens
     assert all("tokens left out" in prompt for prompt in judge.weighed)
-
-
-def test_strengths_follow_the_wins() -> None:
-    found = strengths(3, {(0, 1): 1.0, (1, 0): 0.0, (1, 2): 1.0, (2, 1): 0.0})
-    assert found[0] > found[1] > found[2]
-    assert sum(found) == pytest.approx(1)
-
-
-def test_a_single_candidate_has_all_the_strength() -> None:
-    assert strengths(1, {}) == [1.0]

@@ -165,7 +165,7 @@ async def test_a_defect_in_our_own_code_is_never_taken_for_a_failed_member() -> 
 async def test_members_that_look_alike_get_labels_that_tell_them_apart() -> None:
     model = Scripted("a", ["1"])
     panel = ["a", "a", {"model": "a", "persona": "skeptic"}]
-    reply = await fusion([model], personas={"skeptic": "x"}, f=vote(panel))["f"].answer(asking())
+    reply = await fusion([model], personas={"skeptic": "x"}, f=vote(panel, quorum=3))["f"].answer(asking())
     assert reply.report is not None
     assert [candidate.member for candidate in reply.report.candidates] == ["a #1", "a #2", "a (skeptic)"]
     assert [candidate.id for candidate in reply.report.candidates] == ["c1", "c2", "c3"]

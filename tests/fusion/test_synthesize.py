@@ -11,6 +11,7 @@ from local_fusion.core.events import Nested, Noted, StageStarted, TextDelta, Tri
 from local_fusion.core.model import Emit, Reply, Room, unheard
 from local_fusion.core.sampling import Sampling
 from local_fusion.errors import EngineDied, PanelFailed
+from tests.fusion.test_rounds import Debater, prompt_of
 from tests.scripted import Heard, Scripted, asking, fusion
 
 ANALYSIS = {
@@ -211,7 +212,7 @@ async def test_a_fusion_may_be_a_member_a_judge_and_a_synthesizer_of_another() -
 
 
 async def test_several_samples_of_a_fusion_are_several_runs_of_it() -> None:
-    model = Scripted("a", ["x"])
+    model = Scripted("a", answers=lambda request: f"x{request.sampling.seed}")
     inner = {"strategy": "single", "panel": ["a"]}
     outer = {"strategy": "vote", "extract": "text", "panel": [{"model": "inner", "samples": 3}]}
     heard = Heard()
@@ -220,7 +221,7 @@ async def test_several_samples_of_a_fusion_are_several_runs_of_it() -> None:
     assert len({request.sampling.seed for request in model.requests}) == 3
     assert reply.report is not None
     assert len(reply.report.candidates) == 3
-    assert [event.text for event in heard.of(TextDelta)] == ["x"]
+    assert [event.text for event in heard.of(TextDelta)] == [reply.report.candidates[0].text]
 
 
 async def test_a_fusion_as_judge_gives_the_mean_of_its_members() -> None:
@@ -236,7 +237,7 @@ async def test_a_fusion_as_judge_gives_the_mean_of_its_members() -> None:
 
 async def test_a_partial_part_makes_the_whole_partial() -> None:
     alive, dead = Scripted("alive", ["x"]), Scripted("dead", error=EngineDied("gone"))
-    inner = {"strategy": "vote", "extract": "text", "panel": ["alive", "dead"]}
+    inner = {"strategy": "vote", "extract": "text", "panel": ["dead", "alive"]}
     outer = {"strategy": "vote", "extract": "text", "panel": ["inner", "alive"]}
     reply = await fusion([alive, dead], inner=inner, outer=outer)["outer"].answer(asking())
     assert reply.report is not None
@@ -297,3 +298,112 @@ async def test_the_clients_stops_bind_the_answer_and_not_the_drafts() -> None:
     await fusion(list(models), f=CONFIG)["f"].answer(asking(sampling=Sampling(stop="END")))
     assert models[0].requests[0].sampling.stop is None
     assert models[2].requests[0].sampling.stop == "END"
+
+
+REFUSAL = "I'm sorry, but I can't help with that."
+
+
+async def test_refusals_are_left_out_and_told_where_others_answered() -> None:
+    judge, writer = trio()[1:]
+    panel = [Scripted("a", [REFUSAL, "a draft"]), judge, writer]
+    reply = await fusion(panel, f={**CONFIG, "panel": [{"model": "a", "samples": 3}]})["f"].answer(asking())
+    assert reply.report is not None
+    assert [(failure.stage, failure.member, failure.code) for failure in reply.report.failed] == [
+        ("panel", "a", "refused"),
+        ("panel", "a", "refused"),
+    ]
+    assert reply.report.notes == ("left out, because others answered: c1, c3 refused",)
+    assert "can't help" not in prompt_of(writer.requests[0])
+    assert not judge.requests  # one answer is left: nothing to compare
+
+
+async def test_where_all_refuse_the_synthesizer_reads_the_refusals() -> None:
+    judge, writer = trio()[1:]
+    reply = await fusion([Scripted("a", [REFUSAL]), judge, writer], f=CONFIG)["f"].answer(asking())
+    assert reply.report is not None
+    assert not reply.report.failed
+    assert prompt_of(writer.requests[0]).count("can't help") == 2
+
+
+def layered(*panel: Scripted, **more: object) -> dict[str, object]:
+    return {**CONFIG, "panel": [model.name for model in panel], "layers": 3, **more}
+
+
+async def test_in_later_layers_every_member_answers_anew_with_all_answers_of_the_layer_before() -> None:
+    a, b = Debater("a", "a one", "a two", "a three"), Debater("b", "b one", "b two", "b three")
+    judge, writer = trio()[1:]
+    heard = Heard()
+    reply = await fusion([a, b, judge, writer], f=layered(a, b))["f"].answer(asking(), heard)
+    for model in (a, b):
+        first, second, third = (prompt_of(request) for request in model.requests)
+        assert first == "What is 6 times 7?"
+        assert all(text in second for text in ("a one", "b one"))
+        assert all(text in third for text in ("a two", "b two"))
+        assert "one" not in third.partition("----")[2].partition("----")[0]
+    assert prompt_of(a.requests[1]) == prompt_of(b.requests[1])
+    for reader in (judge, writer):
+        prompt = prompt_of(reader.requests[0])
+        assert all(text in prompt for text in ("a three", "b three"))
+        assert "a two" not in prompt
+    assert [(event.stage, event.round) for event in heard.of(StageStarted)] == [
+        ("panel", 1),
+        ("panel", 2),
+        ("panel", 3),
+        ("judge", 1),
+        ("synthesis", 1),
+    ]
+    assert reply.report is not None
+    assert [(candidate.id, candidate.round) for candidate in reply.report.candidates] == [
+        ("c1", 1),
+        ("c2", 1),
+        ("c1.2", 2),
+        ("c2.2", 2),
+        ("c1.3", 3),
+        ("c2.3", 3),
+    ]
+    assert len(reply.calls) == 8
+
+
+async def test_samples_of_a_member_stay_one_request_in_every_layer() -> None:
+    models = trio()
+    await fusion(list(models), f={**CONFIG, "layers": 2})["f"].answer(asking())
+    assert [request.samples for request in models[0].requests] == [2, 2]
+
+
+async def test_a_member_that_failed_in_one_layer_is_asked_again_in_the_next() -> None:
+    a, b = Debater("a", EngineDied("gone"), "a two"), Debater("b", "b one", "b two")
+    judge, writer = trio()[1:]
+    reply = await fusion([a, b, judge, writer], f=layered(a, b, layers=2))["f"].answer(asking())
+    assert "b one" in prompt_of(a.requests[1])
+    assert all(text in prompt_of(writer.requests[0]) for text in ("a two", "b two"))
+    assert reply.report is not None
+    assert [failure.member for failure in reply.report.failed] == ["a"]
+
+
+async def test_a_layer_below_the_quorum_is_given_up_for_the_one_before() -> None:
+    a, b = Debater("a", "a one", EngineDied("gone")), Debater("b", "b one", "b two")
+    judge, writer = trio()[1:]
+    reply = await fusion([a, b, judge, writer], f=layered(a, b, quorum=2))["f"].answer(asking())
+    assert [len(model.requests) for model in (a, b)] == [2, 2]
+    prompt = prompt_of(writer.requests[0])
+    assert all(text in prompt for text in ("a one", "b one"))
+    assert "b two" not in prompt
+    assert reply.report is not None
+    assert reply.report.notes == ("layer 2 gave 1 of the 2 candidates needed: the answer is written from layer 1",)
+
+
+async def test_refusals_of_a_layer_are_no_references_for_the_next() -> None:
+    a, b = Debater("a", REFUSAL, "a two"), Debater("b", "b one", "b two")
+    judge, writer = trio()[1:]
+    await fusion([a, b, judge, writer], f=layered(a, b, layers=2))["f"].answer(asking())
+    assert "can't help" not in prompt_of(b.requests[1])
+    assert "a two" in prompt_of(writer.requests[0])
+
+
+async def test_refusals_of_the_last_layer_are_left_out_of_the_synthesis() -> None:
+    a, b = Debater("a", "a one", REFUSAL), Debater("b", "b one", "b two")
+    judge, writer = trio()[1:]
+    reply = await fusion([a, b, judge, writer], f=layered(a, b, layers=2))["f"].answer(asking())
+    assert "can't help" not in prompt_of(writer.requests[0])
+    assert reply.report is not None
+    assert [failure.code for failure in reply.report.failed] == ["refused"]

@@ -12,7 +12,8 @@ from typing import Any, cast
 from fastapi import FastAPI
 
 from local_fusion.config.personas import PERSONAS
-from local_fusion.config.schema import Config, FusionConfig
+from local_fusion.config.schema import Config
+from local_fusion.config.strategies import FusionConfig
 from local_fusion.core.model import ChatModel
 from local_fusion.engines.engine import EngineSnapshot
 from local_fusion.engines.gate import Call, Tell, unheard

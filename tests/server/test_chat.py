@@ -246,8 +246,8 @@ async def test_models_are_listed_fusions_first(client: openai.AsyncOpenAI) -> No
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, None, "text"),
         ({"temperature": 9}, "temperature", "less than or equal to 2"),
         ({"temprature": 1}, "temprature", "did you mean 'temperature'"),
-        ({"n": 2}, "n", "engines"),
-        ({"tools": [{"type": "function"}]}, "tools", "engines"),
+        ({"n": 17}, "n", "16"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type", "'function'"),
         ({"logprobs": True}, "logprobs", "engines"),
         ({"stream_options": {"include_usage": True}}, "stream_options", "stream"),
         ({"fusion": {"include": ["secrets"]}}, "fusion.include", "candidates"),
@@ -368,7 +368,8 @@ async def test_ready_says_what_can_be_answered(tmp_path: Path) -> None:
         assert (best["ready"], best["lacking"], "Foo" in best["reason"]) == (False, ["b"], True)
         assert told["engines"]["a"]["state"] == "awake"
         assert "Foo" in told["engines"]["b"]["last_error"]
-        status, answer = await post(served, {"model": "vote", "messages": QUESTION})
+        both = {"panel": ["a", "b"]}  # of which one is no majority, so the vote is not decided without the other
+        status, answer = await post(served, {"model": "vote", "messages": QUESTION, "fusion": both})
         assert (status, answer["fusion"]["partial"]) == (200, True)
         status, answer = await post(served, {"model": "b", "messages": QUESTION})
         assert (status, answer["error"]["fault"]) == (503, "engine")

@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 
-from local_fusion.core.chat import Message
+from local_fusion.core.chat import Message, ToolCall
 from local_fusion.core.sampling import Sampling
 from local_fusion.errors import RequestError
 from local_fusion.server.chat_schema import parse_chat
 
 ASKED: dict[str, Any] = {"model": "panel", "messages": [{"role": "user", "content": "Hello"}]}
+CALL: dict[str, Any] = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+WEATHER: dict[str, Any] = {"type": "function", "function": {"name": "weather"}}
 
 
 def messages(*given: dict[str, Any]) -> tuple[Message, ...]:
@@ -46,6 +48,42 @@ def test_an_answer_of_ours_may_be_sent_back_as_it_came() -> None:
         "audio": None,
     }
     assert messages(ours) == (Message("assistant", "Hi"),)
+
+
+def test_a_conversation_with_tool_calls_and_their_results_is_handed_on_as_it_came() -> None:
+    called = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+    result = {"role": "tool", "tool_call_id": "call_1", "content": "12 °C", "name": "weather"}
+    assert messages(called, result) == (
+        Message("assistant", "", tool_calls=(ToolCall("call_1", "weather", "{}"),)),
+        Message("tool", "12 °C", "weather", tool_call_id="call_1"),
+    )
+
+
+def test_a_call_that_a_client_put_together_from_a_stream_may_keep_its_index() -> None:
+    called = {"role": "assistant", "tool_calls": [{"index": 0, **CALL}]}
+    assert messages(called) == (Message("assistant", "", tool_calls=(ToolCall("call_1", "weather", "{}"),)),)
+
+
+def test_a_result_whose_call_was_cut_from_the_conversation_is_taken() -> None:
+    assert messages({"role": "tool", "tool_call_id": "call_9", "content": "x"})[0].tool_call_id == "call_9"
+
+
+@pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
+def test_thoughts_sent_back_are_taken_and_reach_nobody(field: str) -> None:
+    assert messages({"role": "assistant", "content": "Hi", field: "A greeting."}) == (Message("assistant", "Hi"),)
+
+
+def test_tools_and_how_to_choose_are_handed_on_as_they_were_given() -> None:
+    tool = {**WEATHER, "function": {"name": "weather", "parameters": {"type": "object"}, "strict": None}}
+    named = {"type": "function", "function": {"name": "weather"}}
+    for choice in ("none", "auto", "required", named, None):
+        asked = {**ASKED, "tools": [tool], "tool_choice": choice, "parallel_tool_calls": False}
+        request = parse_chat(asked).to_request("r1")
+        assert (request.tools, request.tool_choice, request.parallel_tool_calls) == ((tool,), choice, False)
+
+
+def test_as_many_answers_as_are_asked_for_are_wanted() -> None:
+    assert parse_chat({**ASKED, "n": 16}).to_request("r1").samples == 16
 
 
 def test_what_clients_send_out_of_habit_and_what_changes_nothing_is_taken() -> None:
@@ -85,13 +123,52 @@ def test_what_is_to_be_included_and_what_is_overridden_are_told_apart() -> None:
         ({"messages": [{"content": "x"}]}, "messages[0].role", "missing"),
         ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content", "string"),
         ({"messages": [{"role": "user", "content": "x", "colour": 1}]}, "messages[0].colour", "unknown field"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role", "'user'"),
+        ({"messages": [{"role": "function", "content": "x"}]}, "messages[0].role", "'user'"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id", "missing"),
+        (
+            {"messages": [{"role": "user", "content": "x", "tool_call_id": "1"}]},
+            "messages[0].tool_call_id",
+            "role 'tool'",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "x", "tool_calls": [CALL]}]},
+            "messages[0].tool_calls",
+            "role 'assistant'",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "x", "reasoning": "y"}]},
+            "messages[0].reasoning",
+            "role 'assistant'",
+        ),
         (
             {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text"}]}]},
             "messages[0].content[1].text",
             "missing",
         ),
-        ({"messages": [{"role": "assistant", "tool_calls": [{"id": 1}]}]}, "messages[0].tool_calls", "engines"),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [{**CALL, "type": "custom"}]}]},
+            "messages[0].tool_calls[0].type",
+            "'function'",
+        ),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "x"}}]}]},
+            "messages[0].tool_calls[0].function.arguments",
+            "missing",
+        ),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type", "'function'"),
+        ({"tools": [{"type": "function"}]}, "tools[0].function", "missing"),
+        ({"tools": [{"type": "function", "function": {"name": ""}}]}, "tools[0].function.name", "at least 1"),
+        ({"tools": [WEATHER], "tool_choice": "often"}, "tool_choice", "'required'"),
+        ({"tools": [WEATHER], "tool_choice": {"type": "custom"}}, "tool_choice.type", "'function'"),
+        ({"tools": [WEATHER], "tool_choice": {"type": "function"}}, "tool_choice.function", "missing"),
+        (
+            {"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "wether"}}},
+            "tool_choice.function.name",
+            "there are: weather",
+        ),
+        ({"tool_choice": "required"}, "tool_choice", "no 'tools'"),
+        ({"n": 17}, "n", "less than or equal to 16"),
+        ({"n": 0}, "n", "greater than or equal to 1"),
         ({"messages": "Hello"}, "messages", "list"),
         ({"stop": ["a", "b", "c", "d", "e"]}, "stop", "at most 4"),
         ({"response_format": {"type": "xml"}}, "response_format.type", "json_schema"),

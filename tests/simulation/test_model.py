@@ -9,17 +9,21 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from local_fusion.core.events import CallEnded, TextDelta
+from local_fusion.core.events import CallEnded, ChoiceEnded, TextDelta
 from local_fusion.core.records import Usage
 from local_fusion.core.sampling import Sampling
 from local_fusion.engines.gate import Call, OpenGate, Tell, unheard
 from local_fusion.errors import ContextTooLong
 from local_fusion.fusion.judges.analysis import response_format
+from local_fusion.simulation.speeds import Speed, StepSeconds
 from local_fusion.simulation.texts import text_of, tokens_of
 from tests.scripted import Heard
-from tests.simulation.parts import World, arrival, asking, model_of, now, simulated
+from tests.simulation.parts import MOVES, World, arrival, asking, model_of, now, simulated
 
 jsonschema = pytest.importorskip("jsonschema")
+
+
+READING = Speed(StepSeconds(base=0.5, token=0.01, context=0.0), MOVES)
 
 
 class SlowGate(OpenGate):
@@ -97,6 +101,55 @@ def test_weighing_takes_one_step_and_its_probabilities_add_up() -> None:
         assert sum(one.values()) == pytest.approx(1)
         assert one == await model.weigh(asking("Is it A or B?"), ("A", "B"))
         assert one != await model.weigh(asking("Is it B or A?"), ("A", "B"))
+
+    simulated(body)
+
+
+def test_each_answer_is_told_as_whole() -> None:
+    async def body(world: World) -> None:
+        engine, heard = world.engine("a"), Heard()
+        await engine.wake()
+        reply = await model_of(engine).answer(asking(samples=2), heard)
+        assert heard.of(ChoiceEnded) == [ChoiceEnded(0, reply.choices[0]), ChoiceEnded(1, reply.choices[1])]
+
+    simulated(body)
+
+
+def test_scoring_reads_every_answer_after_the_conversation_and_writes_a_token_for_each() -> None:
+    async def body(world: World) -> None:
+        engine, gate, heard = world.engine("a", speed=READING), SlowGate(), Heard()
+        await engine.wake()
+        model = model_of(engine, gate=gate)
+        began, answers = now(), (text_of(100, "yes "), "", text_of(50, "no "))
+        scores = await model.score(asking(), answers, heard)
+        read = (5 + 100) + (5 + 50)
+        assert now() - began == pytest.approx(7 + 0.5 + read * 0.01)  # a call's way in, one step, and what it reads
+        assert [score.tokens for score in scores] == [100, 0, 50]
+        assert [score.logprob < 0 for score in scores] == [True, False, True]
+        assert scores == await model.score(asking(), answers)
+        assert scores[0] != (await model.score(asking(prefix="Well, "), answers))[0]
+        assert [event.call.usage for event in heard.of(CallEnded)] == [Usage(read, 2)]
+        assert gate.calls[0] == Call("r1", 3)
+
+    simulated(body)
+
+
+def test_an_answer_to_score_that_does_not_fit_is_refused() -> None:
+    async def body(world: World) -> None:
+        with pytest.raises(ContextTooLong, match="context of 128"):
+            await model_of(world.engine("a", max_model_len=128)).score(asking(), ("short", text_of(125, "")))
+
+    simulated(body)
+
+
+def test_the_beginning_of_an_answer_is_read_with_the_conversation() -> None:
+    async def body(world: World) -> None:
+        engine = world.engine("a")
+        await engine.wake()
+        model = model_of(engine)
+        begun = asking(prefix=text_of(20, ""))
+        assert (await model.measure(begun)).tokens == 25
+        assert (await model.answer(begun)).usage.prompt_tokens == 25
 
     simulated(body)
 

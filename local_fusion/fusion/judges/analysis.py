@@ -6,18 +6,17 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import from_json
+from pydantic import BaseModel, ConfigDict
 
-from local_fusion.config.schema import Reference
-from local_fusion.core.chat import ChatRequest
+from local_fusion.config.base import Reference
 from local_fusion.core.events import StageStarted
 from local_fusion.core.records import Analysis, Candidate, Contradiction, Verdict
 from local_fusion.core.sampling import Sampling
-from local_fusion.errors import EngineRejected
-from local_fusion.fusion import prompts
 from local_fusion.fusion.fitting import fit
+from local_fusion.fusion.judges.reading import read_as
+from local_fusion.fusion.prompts import synthesis
 from local_fusion.fusion.session import Session
+from local_fusion.fusion.thinking import without_thinking
 
 MOST_TOKENS = 768  # of an analysis, unless the judge is configured otherwise
 # Bounds in the schema keep a weak judge from filling its budget with one endless list.
@@ -90,36 +89,21 @@ async def analyse(session: Session, judge: Reference, candidates: Sequence[Candi
             Sampling(temperature=0, max_tokens=MOST_TOKENS, seed=session.request.sampling.seed)
         )
         fitted = await fit(
-            session, model, lambda shown: prompts.analysis(messages, shown), candidates, wanted=sampling.max_tokens
+            session, model, lambda shown: synthesis.analysis(messages, shown), candidates, wanted=sampling.max_tokens
         )
-        reply = await model.answer(
-            ChatRequest(
-                messages=prompts.analysis(messages, fitted.texts),
-                sampling=sampling.capped(fitted.left),
-                response_format=response_format(len(candidates)),
-                request_id=session.request.request_id,
-                priority=session.request.priority,
-            ),
-            session.relay("judge", judge.model, lambda _: None),
+        asked = session.asks(
+            synthesis.analysis(messages, fitted.texts),
+            sampling.capped(fitted.left),
+            response_format=response_format(len(candidates)),
         )
-        choice = reply.choices[0]
-        findings = _read(choice.text, judge.model, cut=choice.finish_reason == "length")
+        reply = await model.answer(asked, session.relay("judge", judge.model, lambda _: None))
+        choice = without_thinking(reply.choices[0])
+        findings = read_as(_Findings, choice.text, judge.model, cut=choice.finish_reason == "length")
     reason = "cut short by max_tokens" if choice.finish_reason == "length" else ""
     if reason:
         session.note(f"the analysis of {judge.model} was {reason}; what it had found until then is used")
     verdict = Verdict(judge=judge.model, reason=reason, analysis=_with_ids(findings, candidates))
     return verdict, _as_text(findings)
-
-
-def _read(text: str, judge: str, *, cut: bool) -> _Findings:
-    """The findings; an analysis cut by its token limit is read as far as it goes."""
-    try:
-        return _Findings.model_validate(from_json(text, allow_partial="trailing-strings" if cut else False))
-    except (ValueError, ValidationError) as error:
-        raise EngineRejected(
-            f"the judge {judge} did not answer in JSON ({str(error).splitlines()[0]})",
-            hint="use a judge whose engine supports structured outputs",
-        ) from None
 
 
 def _with_ids(findings: _Findings, candidates: Sequence[Candidate]) -> Analysis:

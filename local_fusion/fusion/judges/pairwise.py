@@ -1,98 +1,92 @@
 """The probability judge: P(A) against P(B) for pairs of candidates, in both orders, with nothing generated.
 
 One forward pass for each order of each pair. Position bias shows as a flip between the orders, and a flip is a tie.
-Many candidates are compared over a sparse ring of pairs, which Bradley-Terry joins (arXiv 2405.05894).
+Many candidates are compared over a sparse set of pairs, which Bradley-Terry joins (arXiv 2405.05894).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from local_fusion.config.schema import Reference
-from local_fusion.core.chat import ChatRequest
-from local_fusion.core.concurrency import together
+from local_fusion.config.judging import PairwiseJudge
 from local_fusion.core.events import StageStarted
 from local_fusion.core.records import Candidate, Verdict
-from local_fusion.core.sampling import Sampling
-from local_fusion.fusion import prompts
 from local_fusion.fusion.fitting import fit
 from local_fusion.fusion.judges.bradley_terry import strengths
+from local_fusion.fusion.judges.deciding import EVEN, decided, distinct
+from local_fusion.fusion.judges.weighing import weighed
+from local_fusion.fusion.prompts import judging
 from local_fusion.fusion.session import Session
 
-ALL_PAIRS_UP_TO = 8  # candidates; above it each is compared with RING others on either side
-RING = 3
-AT_THE_SAME_TIME = 64  # forward passes in flight for one request
-EVEN = 1e-6
+ALL_PAIRS_UP_TO = 8  # candidates; of more, each is compared with `neighbours` others on either side
 
 
-async def judge_pairwise(session: Session, judge: Reference, candidates: Sequence[Candidate]) -> Verdict:
+async def judge_pairwise(session: Session, judge: PairwiseJudge, candidates: Sequence[Candidate]) -> Verdict:
     """The candidate that the judge prefers; `scores` are strengths that sum to 1.
 
     Raises what the judge's model raises, as a failure of stage `judge`.
     """
     session.emit(StageStarted("judge", (judge.model,)))
     async with session.stage("judge", judge.model, judge.model, session.config.deadlines.judge):
-        return await _judge(session, judge, candidates)
-
-
-async def _judge(session: Session, judge: Reference, candidates: Sequence[Candidate]) -> Verdict:
-    model = session.resolve(judge.model)
-    emit = session.relay("judge", judge.model, lambda _: None)
-    messages = session.request.messages
-    order = list(candidates)
-    session.rng.shuffle(order)
-    fitted = await fit(
-        session, model, lambda shown: prompts.comparison(messages, shown[0], shown[-1]), order, wanted=1, at_once=2
+        order = distinct(candidates)
+        session.rng.shuffle(order)
+        texts = await _shown(session, judge, order)
+        pairs = [(i, j) for i, j in compared(len(order), judge.neighbours) if texts[i] != texts[j]]
+        # All with the same answer in front stand together: the prefix cache serves them from the second on.
+        both = sorted([*pairs, *((j, i) for i, j in pairs)])
+        prompts = (judging.comparison(session.request.messages, texts[i], texts[j]) for i, j in both)
+        weights = await weighed(session, judge, prompts, judging.PAIR)
+    prefers_first = {pair: each[judging.PAIR[0]] for pair, each in zip(both, weights, strict=True)}
+    wins, flips = _wins(pairs, prefers_first)
+    found = await asyncio.to_thread(strengths, len(order), wins)  # long enough to be in others' way
+    by_text = {candidate.text: strength for candidate, strength in zip(order, found, strict=True)}
+    total = sum(by_text[candidate.text] for candidate in candidates)
+    return decided(
+        judge.model,
+        candidates,
+        {candidate.id: by_text[candidate.text] / total for candidate in candidates},
+        f"{len(pairs)} pairs in both orders, {flips} of them tied because the judge flipped with the order",
     )
-    texts = fitted.texts
-    limit = asyncio.Semaphore(AT_THE_SAME_TIME)
 
-    async def prefers_first(first: int, second: int) -> float:
-        request = ChatRequest(
-            messages=prompts.comparison(messages, texts[first], texts[second]),
-            sampling=Sampling(temperature=0, max_tokens=1),
-            request_id=session.request.request_id,
-            priority=session.request.priority,
-        )
-        async with limit:
-            weights = await model.weigh(request, prompts.PAIR, emit)
-        return weights[prompts.PAIR[0]]
 
-    async def compare(one: int, other: int) -> tuple[float, bool]:
-        """How much `one` wins over `other`, and whether the judge flipped with the order."""
-        shown_first, shown_second = await together((prefers_first(one, other), prefers_first(other, one)))
-        forward, backward = shown_first - 0.5, 0.5 - shown_second
-        if forward * backward <= 0:
-            return 0.5, abs(forward) > EVEN or abs(backward) > EVEN
-        return 0.5 + (forward + backward) / 2, False
+async def _shown(session: Session, judge: PairwiseJudge, order: Sequence[Candidate]) -> list[str]:
+    messages, model = session.request.messages, session.resolve(judge.model)
+    fitted = await fit(
+        session, model, lambda shown: judging.comparison(messages, shown[0], shown[-1]), order, wanted=1, at_once=2
+    )
+    return fitted.texts
 
-    pairs = _pairs(texts)
-    compared = await together(compare(one, other) for one, other in pairs)
+
+def _wins(
+    pairs: Sequence[tuple[int, int]], prefers_first: Mapping[tuple[int, int], float]
+) -> tuple[dict[tuple[int, int], float], int]:
+    """By how much each won over the other, and in how many pairs the judge flipped with the order."""
     wins: dict[tuple[int, int], float] = {}
     flips = 0
-    for (one, other), (share, flipped) in zip(pairs, compared, strict=True):
+    for one, other in pairs:
+        forward, backward = prefers_first[one, other] - 0.5, 0.5 - prefers_first[other, one]
+        if forward * backward > 0:
+            share = 0.5 + (forward + backward) / 2
+        else:
+            share = 0.5
+            flips += abs(forward) > EVEN or abs(backward) > EVEN
         wins[one, other], wins[other, one] = share, 1 - share
-        flips += flipped
-    found = await asyncio.to_thread(strengths, len(order), wins)  # takes a second for hundreds of candidates
-    scores = {candidate.id: score for candidate, score in zip(order, found, strict=True)}
-    best = max(found)
-    leaders = [candidate for candidate in candidates if best - scores[candidate.id] < EVEN]
-    reason = f"{len(pairs)} pairs in both orders, {flips} of them tied because the judge flipped with the order"
-    return Verdict(
-        judge=judge.model,
-        winner=leaders[0].id,
-        reason=reason,
-        scores={candidate.id: scores[candidate.id] for candidate in candidates},
-        tied=len(leaders) > 1,
-    )
+    return wins, flips
 
 
-def _pairs(texts: Sequence[str]) -> list[tuple[int, int]]:
-    """Which candidates to compare; a candidate is never compared with its own copy."""
-    count = len(texts)
+def compared(count: int, neighbours: int) -> list[tuple[int, int]]:
+    """Which of `count` candidates to compare: all pairs of a few, of many a ring with chords of several lengths.
+
+    Chords keep every two candidates few comparisons apart, so that an error does not grow along the ring.
+    """
     if count <= ALL_PAIRS_UP_TO:
-        pairs = {(i, j) for i in range(count) for j in range(i + 1, count)}
-    else:
-        pairs = {tuple(sorted((i, (i + step) % count))) for i in range(count) for step in range(1, RING + 1)}  # type: ignore[misc]
-    return sorted((i, j) for i, j in pairs if texts[i] != texts[j])
+        return [(i, j) for i in range(count) for j in range(i + 1, count)]
+    pairs = {(i, (i + step) % count) for i in range(count) for step in _steps(count, neighbours)}
+    return sorted({(min(pair), max(pair)) for pair in pairs})
+
+
+def _steps(count: int, neighbours: int) -> list[int]:
+    """At most `neighbours` distances around the ring, the first of them 1 and each so many times the one before."""
+    spread = [round(count ** (power / neighbours)) for power in range(neighbours)]
+    return [step for step in dict.fromkeys([*spread, *range(1, count)]) if step <= count // 2][:neighbours]

@@ -1,23 +1,26 @@
-"""`synthesize`: a judge compares the candidates, then a synthesizer writes the answer from them, streamed."""
+"""`synthesize`: a judge compares the candidates, then a synthesizer writes the answer from them, streamed.
+
+With several layers, members answer anew, with all answers of the layer before (Mixture-of-Agents, arXiv 2406.04692).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from local_fusion.config.schema import SynthesizeConfig
-from local_fusion.core.events import StageStarted, TextDelta
+from local_fusion.config.strategies import SynthesizeConfig
 from local_fusion.core.model import Choice
 from local_fusion.core.records import Candidate
 from local_fusion.core.sampling import Sampling
-from local_fusion.errors import EmptyAnswer, LocalFusionError
-from local_fusion.fusion import prompts
-from local_fusion.fusion.fitting import fit
+from local_fusion.errors import LocalFusionError
+from local_fusion.fusion.calls import write
 from local_fusion.fusion.judges.analysis import analyse
-from local_fusion.fusion.panel import ask_panel
+from local_fusion.fusion.panel import Put, ask_panel
+from local_fusion.fusion.prompts import layers, synthesis
+from local_fusion.fusion.refusals import substantial
+from local_fusion.fusion.rounds import ask_again
+from local_fusion.fusion.seats import seats_of
 from local_fusion.fusion.session import Session
 from local_fusion.fusion.strategies.verbatim import give
-
-PassOn = Callable[[TextDelta], None]
 
 
 async def synthesize(session: Session) -> Choice:
@@ -26,65 +29,63 @@ async def synthesize(session: Session) -> Choice:
     """
     config = session.config
     assert isinstance(config, SynthesizeConfig)
-    candidates = list(await ask_panel(session, verbatim=False))
-    shown = candidates.copy()
-    session.rng.shuffle(shown)
+    candidates = await _layers(session, config)
+    shown = _shuffled(session, candidates)
     findings = await _findings(session, config, shown)
-    told = False
-
-    def pass_on(delta: TextDelta) -> None:
-        nonlocal told
-        told = told or bool(delta.text.strip())  # white space alone says nothing, held-back text even less
-        session.emit(delta)
-
+    messages = session.request.messages
     try:
-        return await _write(session, config, shown, findings, pass_on)
+        return await write(
+            session,
+            config.synthesizer or config.judge,
+            lambda texts: synthesis.synthesis(messages, texts, findings),
+            shown,
+            sampling=None if config.synthesizer else Sampling(),
+        )
     except LocalFusionError:
-        if told:
+        if session.answered:
             raise
         session.note(f"the synthesizer failed: {candidates[0].id}, the first candidate in panel order, stands in")
         return give(session, candidates[0])
 
 
+async def _layers(session: Session, config: SynthesizeConfig) -> list[Candidate]:
+    """The candidates of the last layer that reached the quorum, without refusals. Every layer asks all members."""
+    candidates = substantial(session, await ask_panel(session, Put(verbatim=False)))
+    messages = session.request.messages
+    for layer in range(2, config.layers + 1):
+        anew = await ask_again(
+            session,
+            Put(verbatim=False, round=layer),
+            seats_of(config.panel),
+            _shuffled(session, candidates),
+            lambda seat, texts: layers.layer(messages, texts),
+        )
+        if len(anew) < config.quorum:
+            session.note(
+                f"layer {layer} gave {len(anew)} of the {config.quorum} candidates needed: the answer is written from "
+                f"layer {layer - 1}"
+            )
+            break
+        candidates = substantial(session, anew)
+    return candidates
+
+
+def _shuffled(session: Session, candidates: Sequence[Candidate]) -> list[Candidate]:
+    shown = list(candidates)
+    session.rng.shuffle(shown)
+    return shown
+
+
 async def _findings(session: Session, config: SynthesizeConfig, shown: Sequence[Candidate]) -> str | None:
-    """The analysis as text, where there is one to make and the judge makes it."""
+    """The analysis as text, where there is one to make and a judge makes it."""
     if not config.analysis or len(shown) < 2:
         return None
-    try:
-        verdict, findings = await analyse(session, config.judge, shown)
-    except LocalFusionError:
-        session.note("the answer was written without an analysis, because the judge failed")
-        return None
-    session.judged(verdict)
-    return findings
-
-
-async def _write(
-    session: Session, config: SynthesizeConfig, shown: Sequence[Candidate], findings: str | None, pass_on: PassOn
-) -> Choice:
-    """The final answer, streamed; the client's own sampling binds it before the configured one."""
-    writer = config.synthesizer or config.judge
-    session.emit(StageStarted("synthesis", (writer.model,)))
-    async with session.stage("synthesis", writer.model, writer.model, session.config.deadlines.synthesis):
-        model = session.resolve(writer.model)
-        messages = session.request.messages
-        configured = Sampling.of(writer) if config.synthesizer else Sampling()
-        sampling = session.request.sampling.over(configured)
-        fitted = await fit(
-            session,
-            model,
-            lambda texts: prompts.synthesis(messages, texts, findings),
-            shown,
-            wanted=sampling.max_tokens,
-        )
-        reply = await model.answer(
-            session.request.but(
-                messages=prompts.synthesis(messages, fitted.texts, findings),
-                sampling=sampling if sampling.max_tokens is None else sampling.capped(fitted.left),
-                samples=1,
-            ),
-            session.relay("synthesis", writer.model, pass_on),
-        )
-        if not reply.choices[0].text.strip():
-            raise EmptyAnswer(f"{writer.model} came back empty")
-        return reply.choices[0]
+    for judge in config.judge:
+        try:
+            verdict, findings = await analyse(session, judge, shown)
+        except LocalFusionError:
+            continue
+        session.judged(verdict)
+        return findings
+    session.note("the answer was written without an analysis, because the judge failed")
+    return None

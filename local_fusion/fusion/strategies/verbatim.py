@@ -10,5 +10,5 @@ from local_fusion.fusion.session import Session
 
 def give(session: Session, candidate: Candidate) -> Choice:
     """Emit the candidate's text as the answer (its tokens were counted when it was generated)."""
-    session.emit(TextDelta(candidate.text))
-    return Choice(candidate.text, candidate.finish_reason)
+    session.emit(TextDelta(candidate.text, reasoning=candidate.reasoning))
+    return Choice(candidate.text, candidate.finish_reason, candidate.tool_calls, candidate.reasoning)

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from local_fusion.config.references import engines_of
-from local_fusion.config.schema import BestOfConfig, Config, FusionConfig, ModelConfig, SynthesizeConfig
+from local_fusion.config.references import engines_of, named_by
+from local_fusion.config.schema import Config, ModelConfig
 from local_fusion.hardware.devices import Device, Rig
 from local_fusion.planner.facts.model import ModelFacts
 from local_fusion.planner.facts.sharding import admissible_sizes
@@ -194,11 +194,5 @@ def _sequences(config: Config, name: str, model: str) -> int:
         return int(name == model)
     fusion = config.fusions[name]
     panel = sum(member.samples * _sequences(config, member.model, model) for member in fusion.panel)
-    return max([panel, *(_sequences(config, reference, model) for reference in _after_the_panel(fusion))])
-
-
-def _after_the_panel(fusion: FusionConfig) -> list[str]:
-    named = [fusion.judge.model] if isinstance(fusion, BestOfConfig | SynthesizeConfig) else []
-    if isinstance(fusion, SynthesizeConfig) and fusion.synthesizer is not None:
-        named.append(fusion.synthesizer.model)
-    return named
+    others = (_sequences(config, called, model) for path, called in named_by(fusion) if path[0] != "panel")
+    return max([panel, *others])

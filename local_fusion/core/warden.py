@@ -1,4 +1,4 @@
-"""The parent of one engine, which makes sure that the engine's whole family dies.
+"""The parent of one program, an engine or a verifier, which makes sure that the program's whole family dies.
 
 Run as `python -I -S warden.py LIFE_FD STATUS_FD -- PROGRAM ARGUMENT…`, as the leader of a new session. Standard
 library only, so that it starts in milliseconds. Killing vLLM's API server leaves its engine core and workers alive for
@@ -6,7 +6,7 @@ ever, and nothing protects our own server from SIGKILL; hence a process in betwe
 
 - LIFE_FD is the read end of a pipe that only our server can write to. The line `stop SECONDS` asks for an end with that
   much grace. End of file means that our server is gone, and asks for an end with little grace.
-- STATUS_FD gets JSON lines until the program runs or cannot be run: `{"engine": PID}`, `{"error": …, "errno": …}`.
+- STATUS_FD gets JSON lines until the program runs or cannot be run: `{"program": PID}`, `{"error": …, "errno": …}`.
 - The exit status is the program's (128 + signal number where a signal ended it), once the last of the family is gone.
 """
 
@@ -23,6 +23,7 @@ from types import FrameType
 
 ORPHANED_GRACE = 3.0
 _TRACKER_GRACE = 1.0
+_KILL_SECONDS = 5.0
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -77,6 +78,33 @@ def send(pids: list[int], number: int) -> None:
             continue
 
 
+def kill_family(warden: int, started: int) -> list[int]:
+    """Kill the family of a warden that started at `started` (clock ticks since boot), dead or alive: pids killed.
+
+    The kernel gives a pid to nobody else while it names a session, so as long as members live they can be told by it.
+    """
+    killed: set[int] = set()
+    deadline = time.monotonic() + _KILL_SECONDS
+    while members := _members(warden, started):
+        killed |= set(members)
+        send(members, signal.SIGKILL)
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.02)
+    return sorted(killed)
+
+
+def _members(warden: int, started: int) -> list[int]:
+    leader = read_process(warden)
+    if leader is not None and leader.state not in "ZX" and leader.started != started:
+        return []  # the pid is somebody else's by now
+    processes = all_processes()
+    members = [pid for pid in family_of(warden) if pid in processes and processes[pid].started >= started]
+    if leader is not None and leader.started == started and leader.state not in "ZX":
+        members.append(warden)
+    return members
+
+
 def _is_resource_tracker(pid: int) -> bool:
     """Whether it is Python's own cleaner, which removes shared memory once all others that use it are gone."""
     try:
@@ -87,12 +115,12 @@ def _is_resource_tracker(pid: int) -> bool:
 
 
 class Warden:
-    """One engine's parent."""
+    """One program's parent."""
 
     def __init__(self, life: int, argv: list[str]) -> None:
         self._life = life
         self._argv = argv
-        self._engine = 0
+        self._program = 0
         self._exit_code: int | None = None
         self._terminated = False
 
@@ -107,7 +135,7 @@ class Warden:
             signal.signal(number, self._told_to_end)
         libc = ctypes.CDLL(None, use_errno=True)
         libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-        self._engine = self._start(libc, status)
+        self._program = self._start(libc, status)
         os.close(status)
         grace = self._watch(woken)
         self._end_family(grace)
@@ -123,7 +151,7 @@ class Warden:
         warden = os.getpid()
         pid = os.fork()
         if pid:
-            os.write(status, json.dumps({"engine": pid}).encode() + b"\n")
+            os.write(status, json.dumps({"program": pid}).encode() + b"\n")
             return pid
         try:
             os.setpgid(0, 0)
@@ -139,7 +167,7 @@ class Warden:
             os._exit(127)
 
     def _watch(self, woken: int) -> float:
-        """Wait until the engine has exited or its end is asked for: seconds of grace for the family."""
+        """Wait until the program has exited or its end is asked for: seconds of grace for the family."""
         poller = select.poll()
         poller.register(self._life, select.POLLIN)
         poller.register(woken, select.POLLIN)
@@ -161,7 +189,7 @@ class Warden:
                 return
             if pid == 0:
                 return
-            if pid == self._engine:
+            if pid == self._program:
                 code = os.waitstatus_to_exitcode(ended)
                 self._exit_code = code if code >= 0 else 128 - code
 

@@ -1,0 +1,47 @@
+"""How what we say to a model is put beside a conversation.
+
+The conversation stays in front, byte for byte (only a persona changes its beginning), and what we add is at the
+end of its last user turn. So the prefix cache of an engine serves the shared part for every member, judge and later
+stage, and chat templates that insist on alternating roles are content.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from local_fusion.core.chat import Message
+
+Messages = tuple[Message, ...]
+
+
+def with_persona(messages: Messages, persona: str) -> Messages:
+    """The conversation with `persona` as (part of) its system message."""
+    if messages and messages[0].role in ("system", "developer"):
+        first = messages[0]
+        return (Message(first.role, f"{first.content}\n\n{persona}", first.name), *messages[1:])
+    return (Message("system", persona), *messages)
+
+
+def with_addition(messages: Messages, addition: str) -> Messages:
+    """The conversation with `addition` at the end of its last user turn (a new one where another role spoke last)."""
+    if messages and messages[-1].role == "user":
+        last = messages[-1]
+        return (*messages[:-1], Message("user", f"{last.content}\n\n{addition}", last.name))
+    return (*messages, Message("user", addition))
+
+
+def quoted(text: str) -> str:
+    """The text without anything that would close the tag it stands in."""
+    return text.replace("</answer", "< /answer")
+
+
+def question(messages: Messages) -> str:
+    """What the user asked last; empty where another role spoke last."""
+    return messages[-1].content if messages and messages[-1].role == "user" else ""
+
+
+def answers(texts: Sequence[str]) -> str:
+    """The candidates, anonymous, numbered from 1 in the order given."""
+    return "\n\n".join(
+        f'<answer id="{number}">\n{quoted(text)}\n</answer>' for number, text in enumerate(texts, start=1)
+    )

@@ -1,0 +1,57 @@
+"""One model that answers aloud: what it says goes out as it comes, and it can be broken off."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from local_fusion.core.chat import ChatRequest
+from local_fusion.core.events import TextDelta
+from local_fusion.core.model import Choice
+from local_fusion.core.records import Stage
+from local_fusion.fusion.session import Session
+from local_fusion.fusion.thinking import emptied_by_cap, empty_answer, says_something, with_more_room
+
+Result = TypeVar("Result")
+
+
+async def speak(
+    session: Session, stage: Stage, name: str, request: ChatRequest, say: Callable[[TextDelta], None]
+) -> Choice:
+    """What the model `name` answers, told to `say` as it comes; asked once more, with more room, where its limit came
+    before its answer.
+
+    Raises what the model raises, and `EmptyAnswer`; but to what has been begun (`prefix`) there may be nothing to add.
+    """
+    model = session.resolve(name)
+    choice = (await model.answer(request, session.relay(stage, name, say))).choices[0]
+    if request.prefix:
+        return choice
+    if emptied_by_cap(choice) and (more := await with_more_room(model, request)) is not None:
+        told = f"{name} was still thinking after {request.sampling.max_tokens} tokens: asked again with more room"
+        session.note(told)
+        choice = (await model.answer(more, session.relay(stage, name, say))).choices[0]
+    if not says_something(choice):
+        raise empty_answer(name, name, choice)
+    return choice
+
+
+def held_to_format(request: ChatRequest) -> bool:
+    """Whether the answer is: what was begun can then not be gone on with, as engines hold only what they add to it."""
+    return request.response_format is not None and request.response_format.get("type") != "text"
+
+
+async def unless_cut(answering: Coroutine[Any, Any, Result], cut: asyncio.Future[Any]) -> Result | None:
+    """The result, or None where `cut` is done before it; either way nothing of the call goes on.
+
+    Raises what `answering` raises.
+    """
+    task = asyncio.ensure_future(answering)
+    try:
+        either: set[asyncio.Future[Any]] = {task, cut}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
