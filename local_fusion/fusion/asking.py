@@ -71,7 +71,7 @@ class _Asking:
 
     def end(self) -> None:
         """No more samples will come."""
-        while self._open:
+        while self._open > 0:
             self._hand(None)
 
     def _hand(self, candidate: Candidate | None) -> None:

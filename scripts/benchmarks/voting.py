@@ -55,7 +55,7 @@ async def measure_voting(folder: Path, repeat: int, tell: Tell) -> list[Figure]:
             _replay(recorded, Adaptive(confidence=confidence, wave=usual.wave), size, seed=repeat)
         )
         for size in (SMALLER, SAMPLES)
-        for confidence in (0.9, 0.95, 0.99, 1)
+        for confidence in (0.9, 0.95, 0.97, 0.98, 0.99, 1)
     }
     details = {"questions": len(recorded), "samples": SAMPLES, "confidence": usual.confidence, "wave": usual.wave}
     saved = [[one.saved[number] for one in rounds] for number in range(len(recorded))]

@@ -252,3 +252,23 @@ async def test_cancelled_it_leaves_nothing_running(who: str) -> None:
         await task
     assert hanging.cancelled == 1
     assert len(asyncio.all_tasks()) == 1
+
+
+async def test_a_judge_cut_by_its_token_limit_loses_no_finding_and_it_is_said() -> None:
+    one = reviewer("a", "X is wrong.", "Y is wrong.")
+    cut = Scripted("judge", texts=[grouping([1], [2])[:70]], finish_reason="length")
+    reply, _ = await reviewed(one, cut)
+    assert "1 reviewer: 2 problems." in reply.choices[0].text
+    assert "Y is wrong." in reply.choices[0].text
+    assert any("judge was cut short" in note for note in notes(reply))
+
+
+async def test_where_no_model_can_count_tokens_the_report_stays_whole_and_it_is_said() -> None:
+    class Uncounting(Scripted):
+        async def measure(self, request: ChatRequest) -> Any:
+            raise EngineDied("gone")
+
+    one, last = Uncounting("a", texts=[problems("X is wrong.")]), Uncounting("judge", texts=[grouping([1])])
+    reply, _ = await reviewed(one, last, request=asking(DOCUMENT, sampling=Sampling(max_tokens=3)))
+    assert "X is wrong." in reply.choices[0].text
+    assert "max_tokens does not bind this answer, because no model could count its tokens" in notes(reply)

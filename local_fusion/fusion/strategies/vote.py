@@ -13,7 +13,7 @@ from local_fusion.fusion.panel import Put
 from local_fusion.fusion.seats import seats_of
 from local_fusion.fusion.session import Session
 from local_fusion.fusion.strategies.verbatim import give
-from local_fusion.fusion.voting.agreeing import agree
+from local_fusion.fusion.voting.agreeing import ACCEPTED, agree
 from local_fusion.fusion.voting.answers import Answers
 from local_fusion.fusion.voting.counting import Ballot, count, verdict, weigh
 from local_fusion.fusion.voting.cutting import Cutter, bars
@@ -27,9 +27,10 @@ async def vote(session: Session) -> Choice:
     """A candidate that gives the most frequent answer, verbatim: one that its limit did not cut, the surest of them
     where votes are weighted, else the first in panel order.
 
-    Failed members have no vote and candidates without an extractable answer abstain. On a tie the answer given first in
-    panel order wins, and the verdict says so. Samples that can no longer change which answer wins are broken off or,
-    with `adaptive`, not asked for; which of the candidates that agree is handed out may depend on who came first.
+    Failed members have no vote; candidates without an extractable answer, or with code that is not accepted where other
+    code is, abstain. On a tie the answer given first in panel order wins, and the verdict says so. Samples that can no
+    longer change which answer wins are broken off or, with `adaptive`, not asked for; which of the candidates that
+    agree is handed out may depend on who came first.
     """
     config = session.config
     assert isinstance(config, VoteConfig)
@@ -57,7 +58,8 @@ async def vote(session: Session) -> Choice:
     leader = counted.standings[0]
     winner = leader.given()
     weighted = "" if config.weights == "none" else f", weighted by {config.weights}"
-    reason = f"{len(leader.ballots)} of {len(candidates)} candidates agree{weighted}"
+    agreeing = "are accepted" if leader.answer == ACCEPTED else "agree"
+    reason = f"{len(leader.ballots)} of {len(candidates)} candidates {agreeing}{weighted}"
     session.judged(verdict(counted, winner, reason, judge))
     return give(session, winner)
 

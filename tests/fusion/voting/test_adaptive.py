@@ -46,7 +46,7 @@ async def test_samples_of_later_waves_are_drawn_as_they_would_have_been_at_once(
 
 async def test_an_agreeing_panel_is_asked_no_further() -> None:
     model = Scripted("a", ["42"])
-    text, report = await outcome([model], 16, adaptive={})
+    text, report = await outcome([model], 16, adaptive={"confidence": 0.95})
     assert text == "42"
     assert [request.samples for request in model.requests] == [4]
     assert report.savings == (Saving("decided", 12, "the leading answer stays ahead with a probability of 0.980"),)
@@ -56,7 +56,7 @@ async def test_an_agreeing_panel_is_asked_no_further() -> None:
 
 async def test_a_divided_panel_is_asked_to_the_end() -> None:
     model = Numbered("a", ["1", "2", "2", "1", "1", "2", "2", "1"])
-    text, report = await outcome([model], 8, adaptive={"wave": 2})
+    text, report = await outcome([model], 8, adaptive={"wave": 2, "confidence": 0.95})
     assert (text, len(report.candidates), report.savings) == ("1", 8, ())
 
 
@@ -94,7 +94,7 @@ async def test_answers_that_are_only_written_faster_than_others_do_not_make_a_pr
 
 async def test_the_quorum_is_asked_for_even_if_the_vote_is_decided() -> None:
     model = Scripted("a", ["42"])
-    _, report = await outcome([model], 16, quorum=10, adaptive={"wave": 4})
+    _, report = await outcome([model], 16, quorum=10, adaptive={"wave": 4, "confidence": 0.95})
     assert len(report.candidates) >= 10
 
 
@@ -110,7 +110,7 @@ async def test_a_member_that_fails_is_not_asked_again_and_its_samples_are_no_sav
 async def test_where_all_members_fail_the_causes_are_told_once() -> None:
     models = [Scripted("a", error=EngineDied("gone")), Scripted("b", error=EngineDied("lost"))]
     with pytest.raises(PanelFailed) as caught:
-        await outcome(models, 4, adaptive={"wave": 2})
+        await outcome(models, 4, adaptive={"wave": 2, "confidence": 0.95})
     assert [failure.message for failure in caught.value.failures] == ["gone", "lost"]
 
 

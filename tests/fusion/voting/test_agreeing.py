@@ -41,7 +41,8 @@ class TestCode:
         assert report.verdict is not None
         assert report.verdict.votes == {"accepted by the verifier": ["c3", "c4"]}
         assert (report.verdict.winner, report.verdict.judge) == ("c3", "verifier")
-        assert report.verdict.reason == "2 of 5 candidates agree"
+        assert report.verdict.reason == "2 of 5 candidates are accepted"
+        assert report.verdict.abstained == ("c1", "c2", "c5")
 
     async def test_the_same_code_is_verified_once(self, tmp_path: Path) -> None:
         log = tmp_path / "log"

@@ -129,7 +129,7 @@ async def test_nobody_is_cut_while_the_quorum_is_not_there() -> None:
 
 async def test_with_adaptive_the_warm_up_comes_in_waves_too_and_may_be_all_that_is_asked() -> None:
     model = Numbered("a", choices=[answer(42, 9.0)])
-    report = await outcome([model], 12, adaptive={"wave": 4}, weights="none")
+    report = await outcome([model], 12, adaptive={"wave": 4, "confidence": 0.95}, weights="none")
     assert [request.samples for request in model.requests] == [4]
     assert [(saving.kind, saving.samples) for saving in report.savings] == [("decided", 8)]
 
