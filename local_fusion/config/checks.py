@@ -10,7 +10,7 @@ from local_fusion.config.pointless import contradictions, pointless
 from local_fusion.config.problems import KeyPath, Problem, suggestion
 from local_fusion.config.references import named_by
 from local_fusion.config.schema import Config, ModelConfig
-from local_fusion.config.strategies import FusionConfig, RelayConfig
+from local_fusion.config.strategies import FusionConfig, MuseConfig, RelayConfig
 
 _SET_BY_US = (  # arguments of vLLM's server whose values follow from the plan or from how engines are run
     "--model",
@@ -92,15 +92,22 @@ def fusion_problems(path: KeyPath, fusion: FusionConfig, parts: Parts) -> Iterat
         if member.persona is not None and member.persona not in personas:
             hint = suggestion(member.persona, personas, plural="personas")
             yield Problem((*path, "panel", index, "persona"), f"unknown persona '{member.persona}'{hint}")
-    for problem in (*contradictions(fusion), *_fusions_in_a_relay(fusion, parts), *pointless(fusion)):
+    for problem in (*contradictions(fusion), *_fusions_that_would_go_on(fusion, parts), *pointless(fusion)):
         yield Problem((*path, *problem.path), problem.message)
 
 
-def _fusions_in_a_relay(fusion: FusionConfig, parts: Parts) -> Iterator[Problem]:
-    """Only engines can go on with an answer that others have begun."""
-    for index, member in enumerate(fusion.panel if isinstance(fusion, RelayConfig) else ()):
+def _fusions_that_would_go_on(fusion: FusionConfig, parts: Parts) -> Iterator[Problem]:
+    """Only engines can go on with an answer that was begun."""
+    match fusion:
+        case RelayConfig():
+            instead = "a relay takes models only"
+        case MuseConfig(trigger=trigger) if trigger.repetition:
+            instead = "name a model, or set the trigger's `repetition` to false"
+        case _:
+            return
+    for index, member in enumerate(fusion.panel):
         if member.model in parts.fusions and member.model not in parts.models:
-            message = f"'{member.model}' is a fusion, which cannot go on with an answer; a relay takes models only"
+            message = f"'{member.model}' is a fusion, which cannot go on with an answer that was begun; {instead}"
             yield Problem(("panel", index, "model"), message)
 
 

@@ -24,10 +24,12 @@ _fusion: TypeAdapter[FusionConfig] = TypeAdapter(FusionConfig)
 def override_fusion(config: Config, name: str, overrides: Mapping[str, Any]) -> FusionConfig:
     """The fusion `name` with `overrides` over its own fields (`deadlines` field by field, all else whole).
 
-    Of the fusion's own fields those go that the overrides leave without effect, as another `strategy` may; a `preset`,
-    made of all models, leaves none. What a request's `fusion` object holds beside fields of a fusion (`include`,
-    `events`) must have been taken out. Raises `UnknownModel` for an unknown name, and `RequestError`, whose `param` is
-    a path such as `fusion.panel[0].model`, also for commands and patterns, which only a configuration may hold.
+    Of the fusion's own fields those go that are wrong or without effect beside the overrides, as some are with another
+    `strategy`; a `preset`, made of all models, leaves none. What a request's `fusion` object holds beside fields of a
+    fusion (`include`, `events`) must have been taken out.
+
+    Raises `UnknownModel` for an unknown name, and `RequestError`, whose `param` is a path such as
+    `fusion.panel[0].model`, also for commands and patterns, which only a configuration may hold.
     """
     if name in config.models:
         hint = suggestion(name, config.fusions, plural="fusions").removeprefix("; ")
@@ -40,7 +42,7 @@ def override_fusion(config: Config, name: str, overrides: Mapping[str, Any]) -> 
     if "preset" in overrides:
         fields = expanded_fusion(overrides, list(config.models))
     else:
-        fields = _without_effect_removed(_merge(config.fusions[name], overrides), overrides)
+        fields = _only_what_goes_with(overrides, _merge(config.fusions[name], overrides))
     try:
         fusion = _fusion.validate_python(fields, strict=True)
     except ValidationError as error:
@@ -100,18 +102,30 @@ def _judge_for(strategy: str, fusion: FusionConfig, judge: Any) -> Any:
     return None
 
 
-def _without_effect_removed(fields: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields without those of the fusion's own that have no effect beside those of the request."""
+def _only_what_goes_with(overrides: Mapping[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields without those of the fusion's own that are wrong or have no effect beside those of the request."""
     while True:
         try:
-            fusion = _fusion.validate_python(fields, strict=True)
-        except ValidationError:
-            return fields
-        own = [problem.path for problem in pointless(fusion) if not _is_in(overrides, problem.path)]
+            problems = list(pointless(_fusion.validate_python(fields, strict=True)))
+        except ValidationError as error:
+            found = problems_of(error, {"fusions": {"": fields}}, within=("fusions", ""))
+            own = list(
+                dict.fromkeys(problem.path[2:3] for problem in found if _may_go(problem.path[2:], fields, overrides))
+            )
+        else:
+            own = [problem.path for problem in problems if not _is_in(overrides, problem.path)]
         if not own:
             return fields
         for path in own:
             fields = _without(fields, path)
+
+
+def _may_go(path: KeyPath, fields: Mapping[str, Any], overrides: Mapping[str, Any]) -> bool:
+    """Whether `path` is within an option that the request does not set and the strategy does not need."""
+    if not path or path[0] not in fields or path[0] in overrides or fields["strategy"] not in strategies():
+        return False
+    option = STRATEGY_CONFIGS[fields["strategy"]].model_fields.get(str(path[0]))
+    return option is not None and not option.is_required()
 
 
 def _is_in(overrides: Mapping[str, Any], path: KeyPath) -> bool:

@@ -84,6 +84,8 @@ def _of_the_panel(fusion: FusionConfig) -> Iterator[Problem]:
         if member.rephrase and (member.samples == 1 or one):
             message = f"the first answer sees the question as it is, and this member gives one only, {_NO_EFFECT}"
             yield Problem(("panel", index, "rephrase"), message)
+        elif member.rephrase and isinstance(fusion, ReviewConfig):
+            yield Problem(("panel", index, "rephrase"), f"a document is never put in other words, {_NO_EFFECT}")
         if isinstance(fusion, RelayConfig) and member.max_tokens is not None:
             yield Problem(("panel", index, "max_tokens"), f"`segment_tokens` says how long drafts are, {_NO_EFFECT}")
 
@@ -110,7 +112,9 @@ def _of_the_frame(fusion: FusionConfig) -> Iterator[Problem]:
         yield Problem(("cadence",), f"a review is no turn of an agent's, {_NO_EFFECT}")
     if fusion.solo is not None and fusion.cadence == "every":
         yield Problem(("solo",), "has no use with cadence every; remove it, or choose first or final")
-    if fusion.member_format and not _writes_anew(fusion):
+    if fusion.member_format and isinstance(fusion, ReviewConfig):
+        yield Problem(("member_format",), f"reviewers write in a format of the review's own, {_NO_EFFECT}")
+    elif fusion.member_format and not _writes_anew(fusion):
         yield Problem(("member_format",), f"members' answers are returned, and bound, as they are, {_NO_EFFECT}")
     for stage in sorted(fusion.deadlines.model_fields_set):
         if stage not in fusion.stages:
@@ -121,8 +125,7 @@ def _of_the_frame(fusion: FusionConfig) -> Iterator[Problem]:
 
 def _writes_anew(fusion: FusionConfig) -> bool:
     """Whether the final answer is someone else's than a member's."""
-    anew = "synthesis" in fusion.stages_used and not isinstance(fusion, EvolveConfig)
-    return anew or isinstance(fusion, ReviewConfig)
+    return "synthesis" in fusion.stages_used and not isinstance(fusion, EvolveConfig)
 
 
 def _of_judges(fusion: FusionConfig) -> Iterator[Problem]:

@@ -140,6 +140,12 @@ class ServerConfig(Strict):
     stall_seconds: Seconds = Field(
         120, description="A client that takes nothing of its answer for so long is given up: it would hold its engine."
     )
+    max_request_candidates: int = Field(
+        512,
+        ge=1,
+        description="Most candidates that one request may order by changing a fusion or by `n`: members times samples "
+        "times rounds, with those of fusions within it. What a fusion is configured to take is always allowed.",
+    )
     drain_seconds: Seconds = Field(20, description="Time that running requests get when the server stops.")
 
     @model_validator(mode="after")

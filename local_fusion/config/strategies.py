@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, ClassVar, Literal
 
+import regex
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from local_fusion.config.base import Command, Model, Models, Reference, Strict, named
@@ -24,8 +24,8 @@ def known_extraction(value: str, among: tuple[str, ...]) -> str:
     kind, _, rest = value.partition(":")
     if kind == "regex" and rest:
         try:
-            re.compile(rest)
-        except re.error as error:
+            regex.compile(rest)
+        except regex.error as error:
             raise ValueError(f"not a regular expression: {error}") from None
     elif not (kind == "json" and rest) and value not in among:
         raise ValueError(f"expected {', '.join(among)}, json:FIELD or regex:PATTERN")
@@ -76,7 +76,7 @@ class Adaptive(Strict):
     """Stop asking for samples once the vote is decided (arXiv 2305.11860)."""
 
     confidence: float = Field(
-        0.95,
+        0.98,
         gt=0.5,
         le=1,
         description="Probability with which the leader stays ahead; 1 stops only where nobody can catch up.",
@@ -287,7 +287,8 @@ class EvolveConfig(FusionBase):
 class ReviewConfig(FusionBase):
     """No answer but a review of the document in the request: agreed problems, disputed ones, blind spots."""
 
-    stages: ClassVar[frozenset[Stage]] = frozenset({"panel", "judge"})
+    # A JSON schema of the client's is filled in by the judge, as a synthesizer would.
+    stages: ClassVar[frozenset[Stage]] = frozenset({"panel", "judge", "synthesis"})
     strategy: Literal["review"]
     judge: Models = Field(
         description="Brings the members' findings together. A list: the next one where those before it fail."

@@ -239,7 +239,11 @@ class _Backlog:
         last = self._events[-1] if self._events else None
         if isinstance(event, TextDelta) and isinstance(last, TextDelta) and last.index == event.index:
             self._events[-1] = TextDelta(
-                last.text + event.text, event.index, last.tokens + event.tokens, last.reasoning + event.reasoning
+                last.text + event.text,
+                event.index,
+                last.tokens + event.tokens,
+                last.reasoning + event.reasoning,
+                last.certainties + event.certainties,
             )
         elif last is not None and _supersedes(event, last):
             self._events[-1] = event

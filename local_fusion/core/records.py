@@ -127,8 +127,9 @@ class Verdict:
 
     `winner` is a candidate id where one was chosen. `scores` maps candidate ids to numbers of which more is better:
     votes, mean places, strengths that sum to 1, or, where `absolute`, marks from 0 to 1, each by itself. `votes` maps
-    each extracted answer to the candidates that gave it; `abstained` gave none, or could not be judged. `independent`: to
-    how many independent judges several that were combined amount.
+    each extracted answer to the candidates that gave it; `abstained` gave none, or could not be judged. `independent`:
+    to how many independent judges several that were combined amount. `reasons`: what it has to say about a candidate,
+    by its id, where it says something about each by itself.
     """
 
     judge: str
@@ -141,6 +142,7 @@ class Verdict:
     analysis: Analysis | None = None
     independent: float | None = None
     absolute: bool = False
+    reasons: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -42,6 +43,19 @@ class Sampling(BaseModel):
     def with_fields(self, **fields: Any) -> Sampling:
         """The same with some fields set otherwise."""
         return Sampling(**{**self.set_fields(), **fields})
+
+    def shifted(self, number: int) -> Sampling:
+        """For sample `number` (from 0) that is asked for by itself: as engines number the seeds of several."""
+        return self if self.seed is None else self.with_fields(seed=self.seed + number)
+
+    def apart(self, kind: str, number: int) -> Sampling:
+        """For part `number` of some `kind` of parts: another seed, drawn from this one so that no samples of different
+        parts share one, nor those of parts of parts.
+        """
+        if self.seed is None:
+            return self
+        drawn = hashlib.blake2b(f"{self.seed} {kind} {number}".encode(), digest_size=4).digest()
+        return self.with_fields(seed=int.from_bytes(drawn) >> 1)
 
     @classmethod
     def of(cls, options: Self) -> Sampling:

@@ -13,7 +13,7 @@ from local_fusion.core.model import Choice
 from local_fusion.core.records import Candidate, Failure, Saving
 from local_fusion.errors import LocalFusionError
 from local_fusion.fusion.prompts.layout import with_persona
-from local_fusion.fusion.rephrasing import rephrased, shifted
+from local_fusion.fusion.rephrasing import rephrased
 from local_fusion.fusion.seats import Seat, sampling_of
 from local_fusion.fusion.session import Session
 from local_fusion.fusion.speaking import unless_cut
@@ -81,7 +81,7 @@ class _Asking:
     async def run(self) -> None:
         request = self._request()
         # What a strategy shows instead of the conversation is not the user's question, to be put in other words.
-        as_asked = self._put.messages is not None
+        as_asked = self._put.messages is not None or self._put.request is not None
         requests = [request] if as_asked else await rephrased(self._session, self._seat, request)
         numbers, first = [], 0
         for request in requests:
@@ -118,9 +118,7 @@ class _Asking:
         await together(
             # Each draws what it would have drawn: of several samples, an engine adds its number to the seed.
             self._ask(
-                more.but(sampling=shifted(more.sampling, number - numbers.start)),
-                range(number, number + 1),
-                again=True,
+                more.but(sampling=more.sampling.shifted(number - numbers.start)), range(number, number + 1), again=True
             )
             for number in emptied
         )
@@ -149,7 +147,7 @@ class _Asking:
     def _request(self) -> ChatRequest:
         """The conversation as this member sees it, the client's whole one unless the strategy shows something else."""
         session, put, member = self._session, self._put, self._seat.member
-        request = session.request
+        request = put.request or session.request
         messages = put.messages(self._seat) if put.messages is not None else request.messages
         if member.persona is not None:
             messages = with_persona(messages, session.personas[member.persona])
@@ -163,7 +161,7 @@ class _Asking:
             tools=tools,
             tool_choice=request.tool_choice if tools else None,
             parallel_tool_calls=request.parallel_tool_calls if tools else None,
-            certainty=put.certainty,
+            certainty=put.certainty or (put.verbatim and request.certainty),
         )
 
     def _id(self, number: int) -> str:

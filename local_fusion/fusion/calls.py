@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from local_fusion.config.base import Reference
 from local_fusion.core.chat import ChatRequest
@@ -13,8 +14,7 @@ from local_fusion.core.sampling import Sampling
 from local_fusion.errors import LocalFusionError
 from local_fusion.fusion.fitting import Build, fit
 from local_fusion.fusion.session import Session
-from local_fusion.fusion.speaking import speak
-from local_fusion.fusion.thinking import empty_answer, says_something, without_thinking
+from local_fusion.fusion.speaking import ask_quietly, speak
 
 
 async def consult(session: Session, stage: Stage, whom: Reference, request: ChatRequest, *, label: str = "") -> Choice:
@@ -24,11 +24,32 @@ async def consult(session: Session, stage: Stage, whom: Reference, request: Chat
     """
     told = label or whom.model
     async with session.stage(stage, told, whom.model, getattr(session.config.deadlines, stage)):
-        reply = await session.resolve(whom.model).answer(request, session.relay(stage, told, lambda _: None))
-        choice = without_thinking(reply.choices[0])
-        if not says_something(choice):
-            raise empty_answer(told, whom.model, choice)
-        return choice
+        return await ask_quietly(session, stage, whom.model, request, label=told)
+
+
+async def consult_about(
+    session: Session,
+    stage: Stage,
+    whom: Reference,
+    build: Build,
+    shown: Sequence[Candidate],
+    *,
+    most: int,
+    response_format: Mapping[str, Any] | None = None,
+    label: str = "",
+) -> Choice:
+    """The same about candidates: `build` makes the prompt of the texts of `shown`, cut to fit.
+
+    It is answered greedily in at most so many tokens, unless `whom` is configured otherwise. Raises as `consult` does,
+    and `ContextTooLong`.
+    """
+    told = label or whom.model
+    usual = Sampling(temperature=0, max_tokens=most, seed=session.request.sampling.seed)
+    sampling = Sampling.of(whom).over(usual)
+    async with session.stage(stage, told, whom.model, getattr(session.config.deadlines, stage)):
+        fitted = await fit(session, session.resolve(whom.model), build, shown, wanted=sampling.max_tokens)
+        request = session.asks(build(fitted.texts), sampling.capped(fitted.left), response_format=response_format)
+        return await ask_quietly(session, stage, whom.model, request, label=told)
 
 
 async def write(
@@ -61,5 +82,5 @@ async def write(
         except LocalFusionError:
             if session.answered or number == len(writers):
                 raise
-            session.note(f"{writer.model} could not write the answer: {writers[number].model} did in its place")
+            session.note(f"{writer.model} could not write the answer: {writers[number].model} is asked in its place")
     raise AssertionError("a fusion has at least one writer")

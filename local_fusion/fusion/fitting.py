@@ -46,7 +46,7 @@ async def fit(
     """
 
     async def length(messages: tuple[Message, ...]) -> Room:
-        return await reader.measure(session.request.but(messages=messages))
+        return await reader.measure(session.asks(messages))
 
     texts = [candidate.text for candidate in candidates]
     shown = min(at_once or len(texts), len(texts))

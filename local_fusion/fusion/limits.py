@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from local_fusion.core.chat import Message
 from local_fusion.core.model import ChatModel, Choice
 from local_fusion.errors import LocalFusionError
+from local_fusion.fusion.seats import stops_of
 from local_fusion.fusion.session import Session
 
 ATTEMPTS = 8
@@ -15,8 +16,7 @@ ATTEMPTS = 8
 async def limited(session: Session, readers: Iterable[str], text: str) -> Choice:
     """`text` up to the client's `stop` and `max_tokens`; tokens are those of the first of `readers` that can count."""
     sampling = session.request.sampling
-    stops = [sampling.stop] if isinstance(sampling.stop, str) else sampling.stop or []
-    text = text[: min((at for stop in stops if (at := text.find(stop)) >= 0), default=len(text))]
+    text = text[: min((at for stop in stops_of(sampling) if (at := text.find(stop)) >= 0), default=len(text))]
     most = sampling.max_tokens
     if most is None or len(text.encode()) <= most:  # no token is shorter than a byte
         return Choice(text)
@@ -31,7 +31,7 @@ async def limited(session: Session, readers: Iterable[str], text: str) -> Choice
 
 async def _cut(session: Session, reader: ChatModel, text: str, most: int) -> Choice:
     async def tokens(of: str) -> int:
-        return (await reader.measure(session.request.but(messages=(Message("user", of),)))).tokens
+        return (await reader.measure(session.asks((Message("user", of),)))).tokens
 
     frame = await tokens("")
     count = await tokens(text) - frame

@@ -11,13 +11,13 @@ from local_fusion.config.references import named_by
 from local_fusion.config.strategies import FusionConfig
 from local_fusion.core.chat import ChatRequest
 from local_fusion.core.concurrency import together
-from local_fusion.core.events import ChoiceEnded, Event, Failed, TextDelta
+from local_fusion.core.events import CallEnded, ChoiceEnded, Event, Failed, TextDelta
 from local_fusion.core.model import Emit, FusionReport, Reply, Room, Score, unheard
-from local_fusion.core.records import Failure
+from local_fusion.core.records import CallRecord, Failure
 from local_fusion.errors import LocalFusionError, RequestError
 from local_fusion.fusion.cadence import convene_in_time
 from local_fusion.fusion.panel import panel_failed
-from local_fusion.fusion.session import Resolve, Session
+from local_fusion.fusion.session import Resolve, Session, StandIn
 from local_fusion.fusion.strategies import STRATEGIES
 from local_fusion.fusion.tool_calls import Settled
 
@@ -26,12 +26,16 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True, slots=True)
 class FusionModel:
-    """One configured fusion. `resolve` finds the models it names; `personas` holds those its members wear."""
+    """One configured fusion. `resolve` finds the models it names; `personas` holds those its members wear.
+
+    `programs` stands in for verifiers where nothing is to be run.
+    """
 
     name: str
     config: FusionConfig
     resolve: Resolve
     personas: Mapping[str, str]
+    programs: StandIn | None = None
 
     async def answer(self, request: ChatRequest, emit: Emit = unheard) -> Reply:
         """Run the strategy; several samples run at the same time, each with a seed of its own.
@@ -43,12 +47,12 @@ class FusionModel:
             raise RequestError(f"{self.name} is a fusion, which cannot go on with an answer that was begun")
         if request.samples == 1:
             return await self._answer_once(request, emit)
-        seed = request.sampling.seed
+        calls: list[CallRecord] = []
 
         async def sample(index: int) -> Reply | LocalFusionError:
-            seeded = request.sampling if seed is None else request.sampling.with_fields(seed=seed + index)
+            one = request.but(samples=1, sampling=request.sampling.apart("sample", index))
             try:
-                return await self._answer_once(request.but(samples=1, sampling=seeded), _numbered(emit, index))
+                return await self._answer_once(one, _numbered(emit, index, calls))
             except LocalFusionError as error:
                 emit(Failed(Failure("panel", self.name, self.name, error.code, error.message, error.hint)))
                 return error
@@ -63,11 +67,10 @@ class FusionModel:
             for outcome in outcomes
             if isinstance(outcome, LocalFusionError)
         )
-        calls = tuple(call for reply in replies for call in reply.calls)
-        return Reply(choices, calls, _joined([reply.report for reply in replies if reply.report], lost))
+        return Reply(choices, tuple(calls), _joined([reply.report for reply in replies if reply.report], lost))
 
     async def _answer_once(self, request: ChatRequest, emit: Emit) -> Reply:
-        session = Session(self.name, self.config, request, self.resolve, self.personas, emit)
+        session = Session(self.name, self.config, request, self.resolve, self.personas, emit, self.programs)
         try:
             choice = await convene_in_time(session, STRATEGIES[self.config.strategy])
         except Settled as settled:
@@ -159,8 +162,12 @@ def _joined(reports: Sequence[FusionReport], lost: tuple[Failure, ...]) -> Fusio
     )
 
 
-def _numbered(emit: Emit, index: int) -> Emit:
+def _numbered(emit: Emit, index: int, calls: list[CallRecord]) -> Emit:
+    """An `emit` for run `index`, which keeps the calls: also those of a run that fails."""
+
     def numbered(event: Event) -> None:
+        if isinstance(event, CallEnded):
+            calls.append(event.call)
         emit(replace(event, index=index) if isinstance(event, TextDelta | ChoiceEnded) else event)
 
     return numbered

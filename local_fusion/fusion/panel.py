@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from local_fusion.core.chat import ChatRequest
 from local_fusion.core.events import StageStarted, TextDelta
 from local_fusion.core.records import Candidate, Failure
 from local_fusion.errors import LocalFusionError, PanelFailed, RequestError
@@ -21,13 +22,15 @@ class Put:
     """How a panel is asked.
 
     `verbatim`: a candidate may become the answer as it stands, so the client's limits, format and stops bind it.
-    `messages`: what each member is shown (default: the conversation). `enough`: looks at the candidates so far, in
+    `request`: what is asked in place of the client's request. `messages`: what each member is shown (default: that
+    request's). `enough`: looks at the candidates so far, in
     order of arrival, and says why no more are needed; all that is still being written is then broken off. `watch`:
     looks at a member's text as it comes (certainties included) and says why that member is cut short. `certainty`:
     candidates say how sure they are. `round`: of a strategy that goes round; tools are offered in the first one only.
     """
 
     verbatim: bool
+    request: ChatRequest | None = None
     messages: Callable[[Seat], Messages] | None = None
     enough: Callable[[Sequence[Candidate]], str | None] | None = None
     watch: Callable[[Seat, TextDelta], str | None] | None = None

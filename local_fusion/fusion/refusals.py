@@ -18,9 +18,9 @@ _UNABLE = r"(?:unable|not able|not (?:allowed|permitted)|not (?:comfortable|will
 _I_AM = r"(?:i['’‘]?m|i am|we['’‘]?re|we are)"
 # What a refusal says it will not do: "I can't believe …", "I cannot overstate …" and "we cannot write 7 as …" answer.
 _DO = (
-    r"(?:help|assist|comply|answer|respond|provide|fulfil+|create|generate|produce|discuss|do that|do this|continue|"
-    r"engage|support|write|share|offer|accommodate|process|participate|facilitate|satisfy|complete (?:this|that|your)|"
-    r"go along|be of (?:help|assistance))\b"
+    r"(?:(?:be able to )?help(?! but\b)|assist|comply|answer|respond|provide|fulfil+|create|generate|produce|"
+    r"discuss|do that|do this|continue|engage|support|write|share|offer|accommodate|process|participate|facilitate|"
+    r"satisfy|complete (?:this|that|your)|go along|be of (?:help|assistance))\b"
 )
 _HOW = r"(?:(?:really|just|simply|not|also|therefore|in good conscience|,)\s+)*"
 _REFUSES = (

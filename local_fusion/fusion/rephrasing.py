@@ -38,21 +38,18 @@ async def rephrased(session: Session, seat: Seat, request: ChatRequest) -> list[
         return [request]
     others = [_wording(without_thinking(choice), asked) for choice in reply.choices]
     others += [asked] * (wanted - len(others))  # a fusion whose runs partly failed
+    if same := others.count(asked):
+        session.note(f"{seat.label} found no other words for {same} of {wanted} samples: these were asked as it is")
     questions = others if seat.offset else [asked, *others]
     last = request.messages[-1]
     return [
         request.but(
             messages=(*request.messages[:-1], replace(last, content=text)),
             samples=1,
-            sampling=shifted(request.sampling, number),
+            sampling=request.sampling.shifted(number),
         )
         for number, text in enumerate(questions)
     ]
-
-
-def shifted(sampling: Sampling, number: int) -> Sampling:
-    """The sampling of sample `number` (from 0) that is asked for by itself: as engines number the seeds of several."""
-    return sampling if sampling.seed is None else sampling.with_fields(seed=sampling.seed + number)
 
 
 def _wording(choice: Choice, asked: str) -> str:

@@ -28,6 +28,10 @@ class Seat:
         """`samples` of its samples, from number `start` (0 is the first)."""
         return replace(self, first=self.first + start, samples=samples, offset=self.offset + start)
 
+    def writing_at_most(self, tokens: int) -> Seat:
+        """The same with that limit on each answer."""
+        return replace(self, member=self.member.model_copy(update={"max_tokens": tokens}))
+
 
 def seats_of(panel: Sequence[MemberConfig]) -> list[Seat]:
     """Labels tell members apart: the model's name, its persona, and a number where that is still not enough."""
@@ -50,10 +54,9 @@ def sampling_of(seat: Seat, asked: Sampling, *, verbatim: bool) -> Sampling:
     """
     own = Sampling.of(seat.member)
     sampling = own.over(asked)
-    if own.seed is None and asked.seed is not None:
-        sampling = sampling.with_fields(seed=asked.seed + 1000 * seat.index)
-    if seat.offset and sampling.seed is not None:
-        sampling = sampling.with_fields(seed=sampling.seed + seat.offset)
+    if own.seed is None:
+        sampling = sampling.apart("member", seat.index)
+    sampling = sampling.shifted(seat.offset)
     if not verbatim:  # where the answer is to stop is no business of a draft
         return sampling.model_copy(update={"stop": own.stop})
     if own.stop is not None and asked.stop is not None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from local_fusion.config.base import Command
 from local_fusion.config.references import named_by
 from local_fusion.config.strategies import FusionConfig
 from local_fusion.core.chat import ChatRequest, Message
@@ -30,6 +31,8 @@ from local_fusion.core.sampling import Sampling
 from local_fusion.errors import DeadlineExceeded, LocalFusionError
 
 Resolve = Callable[[str], ChatModel]
+StandIn = Callable[[Command, str], Awaitable[bool]]
+"""Whether a text is accepted, where the program that would say so is not to be run."""
 
 
 @dataclass(slots=True)
@@ -42,6 +45,7 @@ class Session:
     resolve: Resolve
     personas: Mapping[str, str]
     emit: Emit
+    programs: StandIn | None = None  # None: they are run
     rng: random.Random = field(init=False)
     candidates: list[Candidate] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
@@ -150,9 +154,13 @@ class Session:
 
     @contextmanager
     def expecting_judges(self) -> Iterator[None]:
-        """While in this block, judge and synthesizer are still to come: they may be woken while the panel works."""
+        """While in this block, judge and synthesizer are still to come: they may be woken while the panel works.
+
+        Whom a fusion falls back on, `otherwise` or `solo`, is not: most requests never get there.
+        """
         with ExitStack() as stack:
-            for name in dict.fromkeys(name for path, name in named_by(self.config) if path[0] != "panel"):
+            others = (name for path, name in named_by(self.config) if path[0] not in ("panel", "otherwise", "solo"))
+            for name in dict.fromkeys(others):
                 stack.enter_context(self.resolve(name).expecting(self.request))
             yield
 

@@ -1,9 +1,9 @@
-"""One model that answers aloud: what it says goes out as it comes, and it can be broken off."""
+"""One model that answers, aloud (what it says goes out as it comes) or for ourselves; and breaking it off."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from local_fusion.core.chat import ChatRequest
@@ -11,7 +11,7 @@ from local_fusion.core.events import TextDelta
 from local_fusion.core.model import Choice
 from local_fusion.core.records import Stage
 from local_fusion.fusion.session import Session
-from local_fusion.fusion.thinking import emptied_by_cap, empty_answer, says_something, with_more_room
+from local_fusion.fusion.thinking import emptied_by_cap, empty_answer, says_something, with_more_room, without_thinking
 
 Result = TypeVar("Result")
 
@@ -24,16 +24,35 @@ async def speak(
 
     Raises what the model raises, and `EmptyAnswer`; but to what has been begun (`prefix`) there may be nothing to add.
     """
-    model = session.resolve(name)
-    choice = (await model.answer(request, session.relay(stage, name, say))).choices[0]
-    if request.prefix:
-        return choice
-    if emptied_by_cap(choice) and (more := await with_more_room(model, request)) is not None:
-        told = f"{name} was still thinking after {request.sampling.max_tokens} tokens: asked again with more room"
-        session.note(told)
-        choice = (await model.answer(more, session.relay(stage, name, say))).choices[0]
+
+    async def ask(request: ChatRequest) -> Choice:
+        return (await session.resolve(name).answer(request, session.relay(stage, name, say))).choices[0]
+
+    return await (ask(request) if request.prefix else _with_room(session, name, name, request, ask))
+
+
+async def ask_quietly(session: Session, stage: Stage, name: str, request: ChatRequest, *, label: str = "") -> Choice:
+    """The same for ourselves: said to nobody, and without its thinking. `label` is what it is called."""
+    told = label or name
+
+    async def ask(request: ChatRequest) -> Choice:
+        emit = session.relay(stage, told, lambda _: None)
+        return without_thinking((await session.resolve(name).answer(request, emit)).choices[0])
+
+    return await _with_room(session, name, told, request, ask)
+
+
+async def _with_room(
+    session: Session, name: str, told: str, request: ChatRequest, ask: Callable[[ChatRequest], Awaitable[Choice]]
+) -> Choice:
+    choice = await ask(request)
+    if emptied_by_cap(choice) and (more := await with_more_room(session.resolve(name), request)) is not None:
+        session.note(
+            f"{told} was still thinking after {request.sampling.max_tokens} tokens: asked again with more room"
+        )
+        choice = await ask(more)
     if not says_something(choice):
-        raise empty_answer(name, name, choice)
+        raise empty_answer(told, name, choice)
     return choice
 
 

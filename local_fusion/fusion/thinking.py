@@ -1,4 +1,7 @@
-"""Thinking is no part of an answer: it is split off, so that no judge, no vote and no client takes it for one."""
+"""Thinking is no part of an answer: it is split off, so that no judge and no vote takes it for one.
+
+Not of an answer that is streamed as it is written: that is for the engine's `reasoning_parser`.
+"""
 
 from __future__ import annotations
 

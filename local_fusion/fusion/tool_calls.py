@@ -28,7 +28,7 @@ def canonical(calls: Sequence[ToolCall]) -> Canonical:
 
 def _plain(arguments: str) -> str:
     try:
-        return json.dumps(json.loads(arguments or "{}"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return json.dumps(json.loads(arguments or "{}"), sort_keys=True, separators=(",", ":"))
     except (ValueError, RecursionError):  # no JSON, or brackets without end
         return arguments.strip()
 
@@ -37,7 +37,7 @@ def settle(session: Session, candidates: Sequence[Candidate]) -> list[Candidate]
     """The candidates that answer in words, where most do.
 
     Raises `Settled` where at least half of them call tools: with the calls that most of these agree on, as the first
-    one in panel order wrote them.
+    one in panel order wrote them. On a tie calls that were cut by a token limit come last.
     """
     calling = [candidate for candidate in candidates if candidate.tool_calls]
     answering = [candidate for candidate in candidates if not candidate.tool_calls]
@@ -52,7 +52,7 @@ def settle(session: Session, candidates: Sequence[Candidate]) -> list[Candidate]
         votes.setdefault(canonical(candidate.tool_calls), []).append(candidate)
     share = max(len(voters) for voters in votes.values())
     leaders = [voters for voters in votes.values() if len(voters) == share]
-    winner = leaders[0][0]
+    winner = min((voters[0] for voters in leaders), key=lambda each: each.finish_reason == "length")
     session.judged(
         Verdict(
             judge="votes",
@@ -65,7 +65,7 @@ def settle(session: Session, candidates: Sequence[Candidate]) -> list[Candidate]
         )
     )
     # What was said beside the calls belongs to them; tools of other candidates do not.
-    raise Settled(Choice(winner.text, winner.finish_reason, winner.tool_calls, winner.reasoning))
+    raise Settled(Choice(winner.text, winner.finish_reason, winner.tool_calls, winner.reasoning, winner.certainty))
 
 
 def _shown(calls: Canonical) -> str:

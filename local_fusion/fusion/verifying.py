@@ -51,6 +51,8 @@ async def verify(session: Session, command: Command, text: str) -> Accepted | Re
     Raises `VerifierFailed` where it cannot be run, ends with any other exit code or by a signal, or takes too long;
     the caller knows in which stage that is a failure.
     """
+    if session.programs is not None:
+        return Accepted() if await session.programs(command, text) else Rejected("")
     request = session.request.request_id or id(session)
     async with (
         _places.one(("request", request, *command.command, command.at_once), command.at_once),

@@ -25,16 +25,19 @@ class Gathering:
         self._open = expected
         self._decided: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._quorum = asyncio.Event()
+        self._over = False
 
     def take(self, candidate: Candidate | None) -> None:
         """One more candidate has been written, or will not come (None)."""
         self._open -= 1
-        if candidate is None or self._decided.done():
-            return  # written in the very moment in which it was given up
+        if candidate is None or self._over:
+            return
         self.candidates.append(candidate)
         if len(self.candidates) >= self._session.config.quorum:
             self._quorum.set()
-        if self._enough is not None and (reason := self._enough(self.candidates)) is not None:
+        if self._enough is None or self._decided.done():
+            return  # one more that came with the one that decided: it is written, so it is kept
+        if (reason := self._enough(self.candidates)) is not None:
             self._decided.set_result(reason)
 
     async def run(self, work: Sequence[Asking]) -> list[LocalFusionError | None]:
@@ -71,6 +74,7 @@ class Gathering:
         await asyncio.sleep(seconds)
 
     def _give_up(self, pending: set[asyncio.Future[LocalFusionError | None]]) -> None:
+        self._over = True
         for task in pending:
             task.cancel()
         if not self._decided.done():

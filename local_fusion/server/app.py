@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from local_fusion import __version__
+from local_fusion.config.limits import refuse_too_much
 from local_fusion.config.loading import override_fusion
 from local_fusion.config.references import engines_of, named_by
 from local_fusion.errors import LocalFusionError, MethodNotAllowed, NotFound, RequestError
@@ -92,6 +93,7 @@ def create_app(runtime: Runtime, door: Door | None = None) -> FastAPI:
         if overrides := asked.overrides():
             fusion = override_fusion(runtime.config, name, overrides)
             chosen = runtime.fusion(name, fusion)
+        refuse_too_much(runtime.config, name, fusion, asked.n or 1)
         door.admit({engine for _, inner in named_by(fusion) for engine in engines_of(runtime.config, inner)})
         exchange = Exchange(chosen, asked, asked.to_request(request.state.request_id))
         if asked.stream:

@@ -188,20 +188,17 @@ def parse_chat(body: Mapping[str, Any]) -> FusionChatRequest:
         raise RequestError("stream_options needs stream: true", param="stream_options")
     if request.max_tokens is not None and request.max_completion_tokens not in (None, request.max_tokens):
         raise RequestError("max_tokens and max_completion_tokens differ: give one of them", param="max_tokens")
-    if str(request.fusion.get("extract", "")).startswith("regex:"):
-        # A pattern can be made to run for hours, and nothing can interrupt it.
-        raise RequestError("patterns are taken from the configuration only", param="fusion.extract")
     request.include()
     request.events()
     priority_of(request.service_tier)
-    _check_tools(request)
+    _check_parts(request)
     return request
 
 
 _BELONGS_TO = {"tool_call_id": "tool", **dict.fromkeys(("tool_calls", "reasoning", "reasoning_content"), "assistant")}
 
 
-def _check_tools(request: FusionChatRequest) -> None:
+def _check_parts(request: FusionChatRequest) -> None:
     """Raises `RequestError` where parts that are well by themselves do not go together.
 
     Results of calls that are not in the conversation pass, as they do with vLLM: clients that shorten their history
@@ -212,6 +209,8 @@ def _check_tools(request: FusionChatRequest) -> None:
             if getattr(message, name) is not None and message.role != role:
                 param = f"messages[{index}].{name}"
                 raise RequestError(f"'{param}' is for messages of role '{role}'", param=param)
+        if message.content is None and message.role != "assistant":
+            raise RequestError(f"'messages[{index}].content' is missing", param=f"messages[{index}].content")
         if message.role == "tool" and message.tool_call_id is None:
             param = f"messages[{index}].tool_call_id"
             raise RequestError(f"'{param}' is missing: which call does this result answer?", param=param)

@@ -15,7 +15,7 @@ from local_fusion.core.records import CallRecord, Usage
 from local_fusion.engines.gate import Call, Gate
 from local_fusion.errors import ContextTooLong
 from local_fusion.simulation.engine import SimulatedEngine
-from local_fusion.simulation.texts import fits, text_of, tokens_in, tokens_of
+from local_fusion.simulation.texts import answer_of, fits, tokens_in, tokens_of
 from local_fusion.simulation.workload import Arrival
 
 
@@ -160,7 +160,8 @@ def _key(model: str, request: ChatRequest, index: int) -> str:
 
 
 def _text(request: ChatRequest, key: str, tokens: int) -> str:
-    return fits(request.response_format) if request.response_format else text_of(tokens, f"answer {key}: ")
+    source = random.Random(key + request.messages[-1].content + request.prefix)
+    return fits(request.response_format, source) if request.response_format else answer_of(tokens, source)
 
 
 def _now() -> float:

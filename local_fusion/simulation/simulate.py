@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from local_fusion.config.base import Command
 from local_fusion.config.personas import PERSONAS
-from local_fusion.config.references import engines_of
+from local_fusion.config.references import engines_of, parts_of
 from local_fusion.config.schema import SchedulingSettings
 from local_fusion.core.chat import ChatRequest, Message
 from local_fusion.core.concurrency import together
@@ -29,6 +30,7 @@ from local_fusion.scheduler.situation import Footprint
 from local_fusion.simulation import clock
 from local_fusion.simulation.engine import Shape, SimulatedEngine
 from local_fusion.simulation.model import SimulatedModel
+from local_fusion.simulation.programs import accepts
 from local_fusion.simulation.recording import Lane
 from local_fusion.simulation.report import DeviceReport, Outcome, Report, engine_report, served
 from local_fusion.simulation.rig import SimulatedRig
@@ -176,8 +178,12 @@ class _Simulation:
             models[name] = SimulatedModel(engine, scheduler.gate(name), arrivals)
         personas = {**PERSONAS, **self.inputs.config.personas}
         for name, fusion in self.inputs.config.fusions.items():
-            models[name] = FusionModel(name, fusion, models.__getitem__, personas)
+            models[name] = FusionModel(name, fusion, models.__getitem__, personas, accepts)
         return models
+
+    def _runs_programs(self) -> bool:
+        fusions = self.inputs.config.fusions.values()
+        return any(isinstance(part, Command) for fusion in fusions for _, part in parts_of(fusion))
 
     def _speed(self, placement: Placement) -> Speed:
         name, devices = placement.model, {device.index: device for device in self.plan.devices}
@@ -236,6 +242,7 @@ class _Simulation:
             assumptions=(
                 *assumptions(self.plan.placements, self.inputs.facts, devices, self.rates, speeds),
                 *_ALWAYS,
+                *((_OF_PROGRAMS,) if self._runs_programs() else ()),
             ),
             outcomes=outcomes,
             lanes=tuple(engine.lane for engine in engines.values()),
@@ -267,7 +274,9 @@ _ALWAYS = (
     "engines that compute on one device at the same time share it evenly; nothing ever fails",
     "a prompt is read once for all samples of a call, and nothing of it is found in the prefix cache later",
     "a judge's analysis is as long as an answer; 4 characters are a token",
+    "no two answers agree, none is cut early, and what judges choose is drawn by lot",
 )
+_OF_PROGRAMS = "programs are not run: they take no time and accept every second text, by lot"
 
 
 def _costs(speed: Speed) -> Costs:

@@ -56,17 +56,22 @@ async def _measure(what: str, repeat: int | None, folder: Path, figures: list[Fi
         figures += await measure_chaos(folder, _tell)
     if what in ("startup", "all"):
         figures += await measure_startup(folder, repeat or 5, _tell)
-    if what in ("fusion", "judging", "passthrough", "all"):
-        _tell("starting the engine")
-        async with serving({**FUSIONS, **CONTENDERS, **JUDGED}, folder) as served:
+    if what in ("fusion", "passthrough", "all"):
+        _tell("starting the engine, without a prefix cache")
+        async with serving(FUSIONS, folder, prefix_cache=False) as served:
             await served.wait_until("/ready")
-            if what in ("fusion", "all"):
+            if what != "passthrough":
                 figures += await measure_fusions(served, repeat or 7, _tell)
-                figures += await measure_against_peers(served, repeat or 6, _tell)
-            if what in ("judging", "all"):
-                figures += await measure_judging(served, repeat or 16, _tell)
-            if what in ("passthrough", "all"):
+            if what != "fusion":
                 figures.append(await measure_passthrough(served, repeat or 7, _tell))
+    if what in ("fusion", "judging", "all"):
+        _tell("starting the engine")
+        async with serving({**CONTENDERS, **JUDGED}, folder) as served:
+            await served.wait_until("/ready")
+            if what != "judging":
+                figures += await measure_against_peers(served, repeat or 5, _tell)
+            if what != "fusion":
+                figures += await measure_judging(served, repeat or 16, _tell)
     if what in ("voting", "all"):
         figures += await measure_voting(folder, repeat or 8, _tell)
     if what in ("demo", "all"):

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.endpoints import Endpoint, endpoints, forget_prefixes
+from benchmarks.endpoints import Endpoint, endpoints
 from benchmarks.figures import Figure, Tell, pair
 from benchmarks.serving import ENGINE, ROOT, Served
 from local_fusion.errors import SetupError
@@ -30,6 +30,12 @@ FUSIONS = {
         "analysis": False,
     },
     "ours-best-of": {"strategy": "best_of", "panel": [{**SAMPLES, "samples": 3}], "judge": ENGINE},
+    # A mark for each candidate by itself, as bon gives them.
+    "ours-best-of-by-marks": {
+        "strategy": "best_of",
+        "panel": [{**SAMPLES, "samples": 3}],
+        "judge": {"kind": "pointwise", "model": ENGINE},
+    },
     "ours-vote": {"strategy": "vote", "panel": [{**SAMPLES, "samples": 5}], "extract": "text"},
     # llm-consortium cannot limit its answers: whom it asks does it for it.
     "capped": {"strategy": "single", "panel": [{"model": ENGINE, "max_tokens": TOKENS}]},
@@ -38,6 +44,11 @@ PROMPTS = (
     "Explain in detail how a bicycle stays upright.",
     "Why does bread rise, and what happens if the dough rests for too long?",
     "Describe how a lock on a canal lifts a boat.",
+    "What makes a good teacher, and what makes a bad one?",
+    "How does a vaccine train the body?",
+    "Compare a wood fire with a gas stove for cooking.",
+    "Why do some cities grow while others shrink?",
+    "Tell the story of how paper came to Europe.",
 )
 _START_SECONDS = 120.0
 _ANSWER_SECONDS = 300.0
@@ -62,17 +73,20 @@ CONSORTIUM = Peer("llm-consortium", "llm-consortium==0.8.0 numpy scikit-learn", 
 # Ours, the peer, what it calls the same thing, and the model that it asks.
 CONTESTS = (
     ("ours-synthesize", OPTILLM, "moa", ENGINE),
+    ("ours-best-of-by-marks", OPTILLM, "bon", ENGINE),
     ("ours-best-of", OPTILLM, "bon", ENGINE),
     ("ours-vote", OPTILLM, "self_consistency", ENGINE),
     ("ours-synthesize", CONSORTIUM, "synthesis", "capped"),
-    ("ours-best-of", CONSORTIUM, "rank", "capped"),
+    ("ours-synthesize", CONSORTIUM, "synthesis, one round", "capped"),
+    ("ours-best-of-by-marks", CONSORTIUM, "rank", "capped"),
+    ("ours-best-of-by-marks", CONSORTIUM, "rank, one round", "capped"),
 )
 
 
 async def measure_against_peers(served: Served, repeat: int, tell: Tell) -> list[Figure]:
     """Wall time of ours over a peer's, for `repeat` pairs each; peers that are not installed are left out and told."""
     figures = []
-    async with endpoints(served.url, served.engine_socket) as (server, engine):
+    async with endpoints(served.url, served.engine_socket) as (server, _):
         for peer in (OPTILLM, CONSORTIUM):
             if not peer.python.is_file():
                 folder = peer.python.parents[1]
@@ -82,12 +96,12 @@ async def measure_against_peers(served: Served, repeat: int, tell: Tell) -> list
                 continue
             async with _running(peer) as process:
                 contests = [contest for contest in CONTESTS if contest[1] is peer]
-                figures += [await _contest(contest, process, server, engine, repeat, tell) for contest in contests]
+                figures += [await _contest(contest, process, server, repeat, tell) for contest in contests]
     return figures
 
 
 async def _contest(
-    contest: tuple[str, Peer, str, str], process: Process, server: Endpoint, engine: Endpoint, repeat: int, tell: Tell
+    contest: tuple[str, Peer, str, str], process: Process, server: Endpoint, repeat: int, tell: Tell
 ) -> Figure:
     name, peer, way, model = contest
     ratios, ours_tokens, seconds = [], [], []
@@ -96,8 +110,8 @@ async def _contest(
         asked = {"way": way, "base_url": f"{server.url}/v1", "model": model, "prompt": prompt, "max_tokens": TOKENS}
         ours, theirs = await pair(
             number,
-            partial(_ours, server, engine, name, prompt),
-            partial(_theirs, process, engine, asked),
+            partial(_ours, server, name, prompt),
+            partial(_theirs, process, asked),
         )
         ratios.append(ours["seconds"] / theirs["seconds"])
         ours_tokens.append(ours["tokens"])
@@ -117,8 +131,7 @@ async def _contest(
     )
 
 
-async def _ours(server: Endpoint, engine: Endpoint, name: str, prompt: str) -> dict[str, Any]:
-    await forget_prefixes(engine)
+async def _ours(server: Endpoint, name: str, prompt: str) -> dict[str, Any]:
     answer, seconds = await server.chat(
         {"model": name, "messages": [{"role": "user", "content": prompt}], "max_tokens": TOKENS}
     )
@@ -127,8 +140,7 @@ async def _ours(server: Endpoint, engine: Endpoint, name: str, prompt: str) -> d
     return {"seconds": seconds, "tokens": answer["usage"]["completion_tokens"]}
 
 
-async def _theirs(process: Process, engine: Endpoint, asked: dict[str, Any]) -> dict[str, Any]:
-    await forget_prefixes(engine)
+async def _theirs(process: Process, asked: dict[str, Any]) -> dict[str, Any]:
     assert process.stdin is not None
     process.stdin.write(json.dumps(asked).encode() + b"\n")
     await process.stdin.drain()

@@ -61,8 +61,3 @@ async def endpoints(url: str, socket: Path) -> AsyncIterator[tuple[Endpoint, End
         aiohttp.ClientSession(connector=unix, timeout=unlimited) as direct,
     ):
         yield Endpoint("local-fusion", url, ours), Endpoint("the engine", "http://engine", direct)
-
-
-async def forget_prefixes(engine: Endpoint) -> None:
-    """Empty the engine's prefix cache: both sides of a pair find it cold, though they send the same prompts."""
-    await engine.post("/reset_prefix_cache")

@@ -8,20 +8,18 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any, cast
+from typing import Any
 
-from benchmarks.endpoints import Endpoint, endpoints, forget_prefixes
+from benchmarks.attached import attached
+from benchmarks.endpoints import Endpoint, endpoints
 from benchmarks.figures import Figure, Tell, pair
 from benchmarks.serving import ENGINE, MODELS, Served
 from local_fusion.config.schema import Config
 from local_fusion.core.chat import ChatRequest, Message
 from local_fusion.core.concurrency import together
-from local_fusion.core.model import ChatModel
 from local_fusion.core.sampling import Sampling
 from local_fusion.engines.chunks import Chunk
 from local_fusion.engines.client import EngineClient
-from local_fusion.engines.engine import Engine
-from local_fusion.engines.model import EngineModel
 from local_fusion.errors import SetupError
 from local_fusion.fusion.model import FusionModel
 
@@ -63,11 +61,10 @@ async def measure_fusion(name: str, served: Served, repeat: int, tell: Tell) -> 
     pairs: list[tuple[_Run, _Run]] = []
     dropped = 0
     async with endpoints(served.url, served.engine_socket) as (server, engine):
-        await forget_prefixes(engine)
         phases = await _phases(name, served.engine_socket)
         for number in range(repeat * _ATTEMPTS):
             ours, direct = await pair(
-                number, partial(_through_us, name, served, server, engine), partial(_by_hand, phases, engine)
+                number, partial(_through_us, name, served, server), partial(_by_hand, phases, engine)
             )
             if ours.calls != direct.calls:
                 dropped += 1
@@ -104,8 +101,7 @@ def _figure(name: str, pairs: list[tuple[_Run, _Run]], dropped: int) -> Figure:
     )
 
 
-async def _through_us(name: str, served: Served, server: Endpoint, engine: Endpoint) -> _Run:
-    await forget_prefixes(engine)
+async def _through_us(name: str, served: Served, server: Endpoint) -> _Run:
     before = served.cpu_seconds()
     answer, seconds = await server.chat(
         {"model": name, "messages": [{"role": "user", "content": QUESTION}], **SAMPLING}
@@ -120,7 +116,6 @@ async def _through_us(name: str, served: Served, server: Endpoint, engine: Endpo
 
 async def _by_hand(phases: list[list[dict[str, Any]]], engine: Endpoint) -> _Run:
     """The calls of each phase at the same time, as we make them, and the phases one after another."""
-    await forget_prefixes(engine)
     started = time.monotonic()
     calls = []
     for phase in phases:
@@ -132,8 +127,7 @@ async def _by_hand(phases: list[list[dict[str, Any]]], engine: Endpoint) -> _Run
 async def _phases(name: str, socket: Path) -> list[list[dict[str, Any]]]:
     """The engine requests that a fusion makes, found by running it here over a client that takes notes."""
     client = _NotingClient(socket, ENGINE)
-    # All that a model wants of its engine is a name and a client.
-    model: ChatModel = EngineModel(cast(Engine, _Attached(ENGINE, client)))
+    model = attached(client)
     config = Config.model_validate({"models": MODELS, "fusions": FUSIONS}).fusions[name]
     request = ChatRequest(messages=(Message("user", QUESTION),), sampling=Sampling(**SAMPLING))
     try:
@@ -164,14 +158,3 @@ class _NotingClient(EngineClient):
             self._judging = True
             self.phases[-1].append(dict(payload))
         return await super().complete(payload, path)
-
-
-@dataclass(frozen=True, slots=True)
-class _Attached:
-    """An engine that somebody else runs."""
-
-    name: str
-    client: EngineClient
-
-    async def ensure_awake(self) -> EngineClient:
-        return self.client

@@ -1,17 +1,28 @@
-"""The judge that reads probabilities next to the one that writes grades: how much faster, and how often they agree."""
+"""Judges that read probabilities next to ones that write: how much faster, and how often they say the same."""
 
 from __future__ import annotations
 
+import re
+import time
+from itertools import permutations
 from typing import Any
 
-from benchmarks.endpoints import Endpoint, endpoints, forget_prefixes
+from benchmarks.attached import attached
+from benchmarks.endpoints import Endpoint, endpoints
 from benchmarks.figures import Figure, Tell
 from benchmarks.serving import ENGINE, Served
+from local_fusion.core.chat import ChatRequest, Message
+from local_fusion.core.concurrency import together
+from local_fusion.core.model import ChatModel
+from local_fusion.core.sampling import Sampling
+from local_fusion.engines.client import EngineClient
+from local_fusion.errors import SetupError
+from local_fusion.fusion.prompts.judging import PAIR, comparison
+from local_fusion.fusion.prompts.layout import Messages
 
 TARGET = 0.2
 PANEL = [{"model": ENGINE, "samples": 4, "temperature": 0.9, "max_tokens": 64}]
 FUSIONS = {
-    "judged-pairwise": {"strategy": "best_of", "panel": PANEL, "judge": {"kind": "pairwise", "model": ENGINE}},
     "judged-pointwise": {"strategy": "best_of", "panel": PANEL, "judge": {"kind": "pointwise", "model": ENGINE}},
     "judged-rubric": {"strategy": "best_of", "panel": PANEL, "judge": {"kind": "rubric", "model": ENGINE}},
 }
@@ -25,45 +36,106 @@ QUESTIONS = (
     "What should I pack for a week in the mountains?",
     "Explain compound interest to a child.",
 )
+# As judges that write are asked in MT-Bench (arXiv 2306.05685): the reasons first, then the letter.
+_SHORT = "Reply with one letter only: A or B."
+_AT_LENGTH = 'Compare them in a few sentences, then end with your verdict on a line of its own: "A" or "B".'
+_MOST_WRITTEN = 256
+_LETTER = re.compile(r"\b([AB])\b")
 
 
 async def measure_judging(served: Served, repeat: int, tell: Tell) -> list[Figure]:
-    """The seconds between the panel's last word and the verdict, probability judges over the rubric judge.
+    """Seconds of judging four candidates, with probabilities over in writing, for `repeat` questions.
 
-    All judge the same candidates: the panel's seed is the same. The rates at which they agree are in the details.
+    Pairs: the same twelve comparisons (six pairs in both orders), all at once, by the same prompt but for its end.
+    Marks: from the panel's last word to the verdict, the pointwise judge over the rubric judge. Both sides judge the
+    same candidates. How often they say the same is in the details.
     """
-    pairwise, pointwise = [], []
-    agreed = {"pairwise": 0, "pointwise": 0, "pairwise and pointwise": 0}
-    async with endpoints(served.url, served.engine_socket) as (server, engine):
-        for number in range(repeat):
-            question = QUESTIONS[number % len(QUESTIONS)]
-            judged = {name: await _judge(server, engine, name, question, number) for name in FUSIONS}
-            by_pairs, by_points, by_rubric = judged.values()
-            pairwise.append(by_pairs[0] / by_rubric[0])
-            pointwise.append(by_points[0] / by_rubric[0])
-            agreed["pairwise"] += by_pairs[1] == by_rubric[1]
-            agreed["pointwise"] += by_points[1] == by_rubric[1]
-            agreed["pairwise and pointwise"] += by_pairs[1] == by_points[1]
-            tell(
-                f"judging {number + 1}/{repeat}: "
-                + ", ".join(f"{name} {each[0]:.2f} s" for name, each in judged.items())
-            )
-    rates = {f"{who} chose the same": round(count / repeat, 3) for who, count in agreed.items()}
+    by_pairs, by_marks, same_winner, letters = [], [], 0, _Agreement()
+    client = EngineClient(served.engine_socket, ENGINE)
+    model = attached(client)
+    try:
+        async with endpoints(served.url, served.engine_socket) as (server, _):
+            for number in range(repeat):
+                question = QUESTIONS[number % len(QUESTIONS)]
+                marks, chosen, candidates = await _judged(server, "judged-pointwise", question, number)
+                written, chosen_in_writing, _ = await _judged(server, "judged-rubric", question, number)
+                by_marks.append(marks / written)
+                same_winner += chosen == chosen_in_writing
+                asked = [comparison((Message("user", question),), *pair) for pair in permutations(candidates, 2)]
+                weighed = await _weighed(model, asked)
+                told = await _told(model, asked)
+                by_pairs.append(weighed[0] / told[0])
+                letters.add(weighed[1], told[1])
+                tell(
+                    f"judging {number + 1}/{repeat}: pairs {weighed[0]:.2f} s, in writing {told[0]:.2f} s; "
+                    f"marks {marks:.2f} s, in writing {written:.2f} s"
+                )
+    finally:
+        await client.aclose()
     return [
-        Figure("judging: pairwise probabilities / a written rubric", "×", tuple(pairwise), TARGET, details=rates),
-        Figure("judging: pointwise probabilities / a written rubric", "×", tuple(pointwise), TARGET, details=rates),
+        Figure("judging: pairs by probabilities / in writing", "×", tuple(by_pairs), TARGET, details=letters.details()),
+        Figure(
+            "judging: marks by probabilities / a written rubric",
+            "×",
+            tuple(by_marks),
+            TARGET,
+            details={"chose the same of four": round(same_winner / repeat, 3)},
+        ),
     ]
 
 
-async def _judge(server: Endpoint, engine: Endpoint, name: str, question: str, seed: int) -> tuple[float, str]:
-    """The judge's seconds, and the text it chose."""
-    await forget_prefixes(engine)
+class _Agreement:
+    """How often the two kinds of judge name the same answer of a pair."""
+
+    def __init__(self) -> None:
+        self._asked = self._same = self._silent = 0
+
+    def add(self, weighed: list[str], told: list[str | None]) -> None:
+        self._asked += len(weighed)
+        self._silent += told.count(None)
+        self._same += sum(one == other for one, other in zip(weighed, told, strict=True))
+
+    def details(self) -> dict[str, Any]:
+        named = self._asked - self._silent
+        return {
+            "comparisons": self._asked,
+            "wrote no verdict": round(self._silent / self._asked, 3),
+            "same verdict where one was written": round(self._same / named, 3) if named else None,
+        }
+
+
+async def _weighed(model: ChatModel, asked: list[Messages]) -> tuple[float, list[str]]:
+    """Seconds, and the likelier letter for each comparison."""
+    started = time.monotonic()
+    sampling = Sampling(temperature=0, max_tokens=1)
+    found = await together(model.weigh(ChatRequest(messages=each, sampling=sampling), PAIR) for each in asked)
+    return time.monotonic() - started, [max(PAIR, key=weights.__getitem__) for weights in found]
+
+
+async def _told(model: ChatModel, asked: list[Messages]) -> tuple[float, list[str | None]]:
+    """Seconds, and the letter that each comparison ends with, None where it names none."""
+    started = time.monotonic()
+    sampling = Sampling(temperature=0, max_tokens=_MOST_WRITTEN)
+    replies = await together(model.answer(ChatRequest(messages=_at_length(each), sampling=sampling)) for each in asked)
+    seconds = time.monotonic() - started
+    letters = [_LETTER.findall(reply.choices[0].text) for reply in replies]
+    return seconds, [found[-1] if found else None for found in letters]
+
+
+def _at_length(asked: Messages) -> Messages:
+    *before, last = asked
+    assert last.content.endswith(_SHORT), "the prompt for pairs has another end"
+    return (*before, Message("user", last.content.removesuffix(_SHORT) + _AT_LENGTH))
+
+
+async def _judged(server: Endpoint, name: str, question: str, seed: int) -> tuple[float, str, list[str]]:
+    """The judge's seconds, the text it chose, and all candidates' texts."""
     answer, _ = await server.chat(
         {
             "model": name,
             "messages": [{"role": "user", "content": question}],
             "seed": seed,
-            "fusion": {"include": ["trace"]},
+            "fusion": {"include": ["trace", "candidates"]},
         }
     )
     at: dict[str, Any] = {}
@@ -72,4 +144,7 @@ async def _judge(server: Endpoint, engine: Endpoint, name: str, question: str, s
             at.setdefault("began", event["at"])
         if event["type"] == "verdict_reached":
             at["ended"] = event["at"]
-    return at["ended"] - at["began"], answer["choices"][0]["message"]["content"]
+    if not at:
+        raise SetupError(f"all answers to {question!r} were the same, so that nobody judged them: run it again")
+    texts = [candidate["text"] for candidate in answer["fusion"]["candidates"]]
+    return at["ended"] - at["began"], answer["choices"][0]["message"]["content"], texts

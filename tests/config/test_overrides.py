@@ -10,7 +10,16 @@ from local_fusion.config.base import Reference
 from local_fusion.config.loading import override_fusion
 from local_fusion.config.references import references
 from local_fusion.config.schema import Config
-from local_fusion.config.strategies import BestOfConfig, FusionConfig, SynthesizeConfig, VoteConfig
+from local_fusion.config.strategies import (
+    STRATEGY_CONFIGS,
+    BestOfConfig,
+    ConvergeConfig,
+    DebateConfig,
+    FusionConfig,
+    RouteConfig,
+    SynthesizeConfig,
+    VoteConfig,
+)
 from local_fusion.errors import RequestError, UnknownModel
 
 CONFIG = Config.model_validate(
@@ -39,6 +48,18 @@ CONFIG = Config.model_validate(
                 "solo": "gemma",
                 "quorum": 3,
                 "grace_seconds": 5,
+            },
+            "clustered": {
+                "strategy": "vote",
+                "panel": [{"model": "qwen", "samples": 4}],
+                "extract": "cluster",
+                "judge": "gemma",
+            },
+            "converging": {
+                "strategy": "converge",
+                "panel": ["qwen", "gemma"],
+                "judge": {"kind": "rubric", "model": "gemma"},
+                "threshold": 0.9,
             },
             "programmed": {"strategy": "best_of", "panel": ["qwen", "gemma"], "judge": {"command": ["check"]}},
             "outer": {"strategy": "synthesize", "panel": ["quality", "qwen"], "judge": "qwen"},
@@ -97,6 +118,38 @@ def test_an_option_of_the_fusions_own_goes_where_one_of_the_request_leaves_it_wi
     clustered = override_fusion(CONFIG, "sorted", {"extract": "cluster", "judge": "gemma"})
     assert isinstance(clustered, VoteConfig)
     assert clustered.adaptive is None
+
+
+@pytest.mark.parametrize("strategy", ["debate", "route"])
+def test_a_way_to_find_answers_that_another_strategy_does_not_know_goes(strategy: str) -> None:
+    more = {"otherwise": "gemma"} if strategy == "route" else {}
+    fusion = override_fusion(CONFIG, "clustered", {"strategy": strategy, **more})
+    assert isinstance(fusion, DebateConfig | RouteConfig)
+    assert fusion.extract == "auto"
+
+
+def test_a_threshold_of_the_fusions_own_goes_with_the_judge_that_knew_it() -> None:
+    fusion = override_fusion(CONFIG, "converging", {"judge": "gemma"})
+    assert isinstance(fusion, ConvergeConfig)
+    assert fusion.threshold is None
+    error = refusal({"judge": "gemma", "threshold": 0.9}, "converging")
+    assert (error.param, "only compares" in error.message) == ("fusion.threshold", True)
+
+
+NEEDS: dict[str, dict[str, Any]] = {
+    **{strategy: {"judge": "gemma"} for strategy in ("best_of", "synthesize", "evolve", "review")},
+    "refine": {"panel": ["qwen"], "reviewer": "gemma", "quorum": 1},
+    "muse": {"panel": ["qwen"], "muse": "gemma", "quorum": 1},
+    "council": {"panel": [{"model": "qwen", "samples": 2}, {"model": "gemma", "samples": 2}]},
+    "relay": {"panel": ["qwen", "gemma"], "quorum": 1},
+    "route": {"otherwise": "gemma"},
+}
+
+
+@pytest.mark.parametrize("strategy", STRATEGY_CONFIGS)
+@pytest.mark.parametrize("name", ["quality", "checked", "sorted", "programmed", "clustered", "converging"])
+def test_every_fusion_takes_every_strategy_with_what_that_needs(name: str, strategy: str) -> None:
+    assert override_fusion(CONFIG, name, {"strategy": strategy, **NEEDS.get(strategy, {})}).strategy == strategy
 
 
 def test_judges_stay_where_another_strategy_takes_judges_also_a_command_of_the_configuration() -> None:

@@ -104,6 +104,10 @@ def test_what_works_on_one_answer_refuses_what_only_several_need(strategy: str, 
         ("strategy: single, panel: [a], cadence: final", "cadence: strategy single calls one model in every turn"),
         ("strategy: muse, panel: [a], muse: b, cadence: first", "cadence: strategy muse calls one model in every turn"),
         ("strategy: review, panel: [a], judge: a, cadence: every", "cadence: a review is no turn of an agent's"),
+        (
+            "strategy: review, judge: a, panel: [{model: a, samples: 2, rephrase: true}]",
+            "panel[0].rephrase: a document is never put in other words",
+        ),
         ("strategy: vote, panel: [{model: a, rephrase: true}, b]", "panel[0].rephrase: the first answer sees the"),
     ],
 )
@@ -140,6 +144,7 @@ def test_a_stage_that_does_not_exist_has_no_deadline(fusion: str, stage: str, ex
         ("strategy: refine, panel: [a], reviewer: b, ", "judge"),
         ("strategy: converge, panel: [a, b], ", "judge"),
         ("strategy: council, panel: [a, b, c], ", "synthesis"),
+        ("strategy: review, panel: [a], judge: b, ", "synthesis"),
         ("strategy: single, panel: [a], ", "panel"),
     ],
 )
@@ -202,7 +207,7 @@ def test_judges_of_one_model_that_judge_otherwise_are_not_the_same() -> None:
     [
         (SYNTHESIZE + "a", True),
         ("strategy: council, panel: [a, b, c]", True),
-        ("strategy: review, panel: [a, b], judge: a", True),
+        ("strategy: review, panel: [a, b], judge: a", False),
         ("strategy: debate, panel: [a, b], moderator: c", True),
         ("strategy: debate, panel: [a, b]", False),
         (VOTE, False),
@@ -234,6 +239,7 @@ def test_members_are_bound_on_request_only_where_another_writes_the_answer(fusio
             "panel[1].max_tokens: `segment_tokens` says how long",
         ),
         ("strategy: relay, panel: [a, g]", "panel[1].model: 'g' is a fusion, which cannot go on with an answer"),
+        ("strategy: muse, panel: [g], muse: a", "panel[0].model: 'g' is a fusion, which cannot go on with an answer"),
         (EVOLVE + "islands: 1, migrate_every: 2", "migrate_every: there is one island only"),
         (EVOLVE + "generations: 2, migrate_every: 3", "migrate_every: the search ends after 2 generations; lower it"),
     ],
@@ -241,6 +247,10 @@ def test_members_are_bound_on_request_only_where_another_writes_the_answer(fusio
 def test_options_of_one_strategy_must_fit_each_other(fusion: str, expected: str) -> None:
     (problem,) = found(fusion)
     assert problem.startswith(expected)
+
+
+def test_a_fusion_may_have_a_muse_that_does_not_break_into_its_answers() -> None:
+    assert found("strategy: muse, panel: [g], muse: a, trigger: {repetition: false, every: 2}") == []
 
 
 @pytest.mark.parametrize(

@@ -51,3 +51,19 @@ def test_only_the_sampling_part_of_a_larger_model_is_taken() -> None:
 def test_a_value_out_of_bounds_and_an_unknown_option_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValidationError):
         Sampling(**wrong)
+
+
+def test_parts_and_parts_of_parts_draw_from_seeds_that_do_not_meet() -> None:
+    """In whatever order: the second part of the first part is not the first part of the second one."""
+    asked, samples = Sampling(seed=7, temperature=0.5), 256
+    parts = [asked, *(asked.apart("member", number) for number in range(4))]
+    parts += [part.apart("member", number) for part in parts[1:] for number in range(4)]
+    parts += [asked.apart("sample", number).apart("member", inner) for number in range(4) for inner in range(4)]
+    seeds = [part.shifted(number).seed for part in parts for number in range(samples)]
+    assert len(set(seeds)) == len(parts) * samples
+    assert {part.temperature for part in parts} == {0.5}
+    assert asked.apart("member", 3) == parts[4]
+
+
+def test_without_a_seed_there_is_none_to_change() -> None:
+    assert Sampling(top_k=3).apart("member", 1) == Sampling(top_k=3).shifted(2) == Sampling(top_k=3)

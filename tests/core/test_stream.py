@@ -126,8 +126,8 @@ async def test_cancelling_the_reader_cancels_the_work_and_waits_for_its_end() ->
 
 async def test_text_and_progress_that_a_slow_reader_left_lying_are_merged() -> None:
     late: list[Event] = [
-        TextDelta("a", 0, 1),
-        TextDelta("b", 0, 1),
+        TextDelta("a", 0, 1, "hm", (1.0,)),
+        TextDelta("b", 0, 1, ", so", (2.0,)),
         TextDelta("x", 1, 1),
         TextDelta("c", 0, 1),
         MemberProgress("m", 1),
@@ -140,7 +140,7 @@ async def test_text_and_progress_that_a_slow_reader_left_lying_are_merged() -> N
     model.finish.set()
     heard = [event async for event in stream(model, asking())]
     assert heard == [
-        TextDelta("ab", 0, 2),
+        TextDelta("ab", 0, 2, "hm, so", (1.0, 2.0)),
         TextDelta("x", 1, 1),
         TextDelta("c", 0, 1),
         MemberProgress("m", 2),

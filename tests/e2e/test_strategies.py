@@ -11,7 +11,6 @@ from local_fusion.config.loading import load_config
 from local_fusion.config.strategies import STRATEGY_CONFIGS
 from tests.cli.commands import ROOT
 from tests.e2e.real import RealServer, fusion_of, real_server
-from tests.e2e.test_demo_server import check_usage
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 
@@ -46,6 +45,14 @@ def test_it_answers_and_says_how(server: RealServer, fusion: str) -> None:
     # A model of 135 million parameters may give a list that is no ranking; engines and calls must not fail.
     assert [failure for failure in told["failed"] if failure["code"] not in UNREADABLE] == []
     check_usage(answer.usage)
+
+
+def check_usage(usage: Any) -> None:
+    """The total is the sum of its calls, those that were broken off because they were no longer needed included."""
+    calls = usage.fusion["calls"]
+    assert usage.prompt_tokens == sum(call["prompt_tokens"] for call in calls) > 0
+    assert usage.completion_tokens == sum(call["completion_tokens"] for call in calls) > 0
+    assert {call["error"] for call in calls} <= {None, "cancelled"}
 
 
 UNREADABLE = {"engine_rejected", "empty_answer"}
@@ -83,6 +90,7 @@ def test_tools_are_offered_to_members_and_their_calls_come_back_as_one(server: R
         "function": {
             "name": "get_weather",
             "description": "The weather in a city.",
+            "strict": True,  # else vLLM leaves the arguments to the model
             "parameters": {
                 "type": "object",
                 "properties": {"city": {"type": "string", "enum": ["Paris", "Rome"]}},

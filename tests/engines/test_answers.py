@@ -11,8 +11,10 @@ import pytest
 from local_fusion.core.chat import ChatRequest, Message, ToolCall
 from local_fusion.core.events import ChoiceEnded, TextDelta
 from local_fusion.core.model import Choice, Room
-from local_fusion.core.records import Certainty
+from local_fusion.core.records import Certainty, Usage
 from local_fusion.core.sampling import Sampling
+from local_fusion.engines.answering import CallInProgress
+from local_fusion.engines.chunks import Chunk
 from local_fusion.errors import EngineDied, RequestError
 from tests.engines.conftest import MakeModel
 from tests.engines.waiting import recorded
@@ -44,6 +46,14 @@ async def test_an_answer_that_is_broken_off_is_never_told_as_whole(make_model: M
     with pytest.raises(EngineDied):
         await model.answer(ASKED.but(samples=2), heard)
     assert heard.of(ChoiceEnded) == [ChoiceEnded(1, Choice("blue"))]
+
+
+def test_an_answer_that_its_engine_gave_up_is_none() -> None:
+    call = CallInProgress("qwen", 1)
+    told = [*call.take(Chunk(0, "half", None, Usage(3, 1))), *call.take(Chunk(0, "", "abort", Usage(3, 1)))]
+    assert told == [TextDelta("half", 0, 1)]
+    with pytest.raises(EngineDied, match="qwen broke off"):
+        call.choices()
 
 
 async def test_tools_are_offered_and_their_calls_come_back_whole(make_model: MakeModel, tmp_path: Path) -> None:

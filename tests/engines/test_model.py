@@ -114,6 +114,7 @@ async def test_labels_are_weighed_in_one_forward_pass_and_normalised(make_engine
     assert weights == pytest.approx({"A": 0.75, "B": 0.25})
     (body,) = (entry["body"] for entry in recorded(record) if entry["event"] == "request")
     assert (body["max_tokens"], body["temperature"], len(body["logprob_token_ids"])) == (1, 0, 2)
+    assert body["tool_choice"] == "none"  # or a judge of a model that has a way to call tools might call one
     (ended,) = calls(events)
     assert ended.call.usage.prompt_tokens == 4
 

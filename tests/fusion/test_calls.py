@@ -63,6 +63,22 @@ async def test_an_empty_opinion_is_a_failure_with_its_cause(choice: Choice, told
     assert hint in failure.hint
 
 
+async def test_who_was_still_thinking_at_its_limit_is_consulted_again_with_more_room() -> None:
+    class Thinks(Scripted):
+        def _choice(self, request, index):  # type: ignore[no-untyped-def]
+            short = request.sampling.max_tokens == 10
+            return Choice("<think>hm", "length") if short else Choice("<think>hm</think>Yes.")
+
+    model = Thinks("a")
+    made = session(model)
+    asked = made.asks((Message("user", "?"),), Sampling(max_tokens=10))
+    choice = await consult(made, "judge", A, asked, label="the critic")
+    assert (choice.text, choice.reasoning) == ("Yes.", "hm")
+    assert [request.sampling.max_tokens for request in model.requests] == [10, 40]
+    assert made.notes == ["the critic was still thinking after 10 tokens: asked again with more room"]
+    assert made.failures == []
+
+
 def test_the_deadline_of_the_stage_binds_who_is_consulted() -> None:
     async def run() -> Session:
         made = session(Scripted("a", hangs=True))
@@ -93,8 +109,8 @@ async def test_the_next_writer_writes_where_one_fails_before_its_first_word() ->
     assert choice.text == heard.text == "Here it is."
     assert [failure.code for failure in made.failures] == ["engine_died", "empty_answer"]
     assert made.notes == [
-        "a could not write the answer: b did in its place",
-        "b could not write the answer: c did in its place",
+        "a could not write the answer: b is asked in its place",
+        "b could not write the answer: c is asked in its place",
     ]
     assert [event.models for event in heard.of(StageStarted)] == [("a",), ("b",), ("c",)]
 

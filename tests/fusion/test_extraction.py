@@ -121,6 +121,14 @@ def test_a_megabyte_takes_no_seconds(name: str, how: str) -> None:
     assert time.process_time() - began < SECONDS
 
 
+@pytest.mark.parametrize("value", ['"\\ud800"', '["\\ud800"]', '{"\\ud800": 1}'])
+def test_half_a_character_that_json_spells_is_an_answer_that_can_be_sent(value: str) -> None:
+    found = extract(f'{{"a": {value}}}', "json:a")
+    assert found is not None
+    assert found.encode()
+    assert found != extract(f'{{"a": {value.replace("d800", "d801")}}}', "json:a")
+
+
 def test_a_pattern_that_would_take_for_ever_is_given_up_and_it_is_said() -> None:
     told: list[str] = []
     began = time.process_time()

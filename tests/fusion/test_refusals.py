@@ -27,6 +27,7 @@ REFUSALS = [
     "I simply can't help here.",
     "I cannot in good conscience provide this.",
     "I will not write that.",
+    "I won't be able to help with that.",
     "I'm unable to help with that.",
     "I am unable to provide medical advice.",
     "I'm not able to discuss that topic.",
@@ -60,6 +61,7 @@ ANSWERS = [
     "We cannot conclude that x > 0, since",
     "We can't write 7 as a sum of two squares.",
     "You can't help everyone.",
+    "I can't help but notice that 7 is prime.",
     "Decline in sales was 3%.",
     "As an AI researcher, you can publish here.",
 ]

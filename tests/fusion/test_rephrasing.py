@@ -75,7 +75,7 @@ async def test_only_the_last_question_changes_and_seeds_go_on_as_an_engine_would
     await ask([model], vote(), request)
     asked = [request for request in model.requests if not is_rephrasing(request)]
     assert {request.messages[:3] for request in asked} == {before}
-    assert [request.sampling.seed for request in asked] == [3, 4, 5]
+    assert [request.sampling for request in asked] == [asked[0].sampling.shifted(number) for number in range(3)]
 
 
 async def test_where_it_fails_the_question_stays_as_it_is_and_that_is_told() -> None:
@@ -94,8 +94,9 @@ async def test_where_it_fails_the_question_stays_as_it_is_and_that_is_told() -> 
 
 async def test_a_wording_that_is_empty_or_was_cut_off_is_replaced_by_the_question() -> None:
     model = Rephraser([Choice("<think>hm</think>"), Choice("What is 6 times", "length")])
-    await ask([model], vote(), asking(QUESTION))
+    session = await ask([model], vote(), asking(QUESTION))
     assert questions(model) == [QUESTION, QUESTION, QUESTION]
+    assert session.notes == ["a found no other words for 2 of 2 samples: these were asked as it is"]
 
 
 async def test_fewer_wordings_than_samples_lose_no_sample() -> None:

@@ -107,6 +107,21 @@ async def test_what_most_would_do_is_returned_as_the_first_of_them_wrote_it_ids_
     assert verdict.reason == "3 of 3 candidates call tools, 2 of them in the same way"
 
 
+async def test_a_call_that_its_limit_cut_is_not_handed_out_where_a_whole_one_has_as_many_votes() -> None:
+    cut = Scripted("a", choices=[Choice("", "length", (look('{"at": "se'),))])
+    choice, report = await answered(cut, calling("b", look()))
+    assert choice.tool_calls == (look(),)
+    assert report.verdict is not None
+    assert (report.verdict.winner, report.verdict.tied) == ("c2", True)
+
+
+async def test_what_a_call_is_shown_as_can_be_sent_to_any_client() -> None:
+    """JSON may spell half a character, which is no text."""
+    _, report = await answered(calling("a", look('{"at": "\\ud800"}')))
+    assert report.verdict is not None
+    assert all(shown.encode() for shown in report.verdict.votes)
+
+
 async def test_a_minority_that_calls_is_left_out_and_that_is_told() -> None:
     choice, report = await answered(calling("a", look()), Scripted("b", ["42"]), Scripted("c", ["42"]))
     assert choice.text == "42"

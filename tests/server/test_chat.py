@@ -14,6 +14,7 @@ import aiohttp
 import openai
 import pytest
 
+from local_fusion.config.strategies import STRATEGY_CONFIGS
 from tests.engines.waiting import eventually, recorded
 from tests.fake_engine import Script
 from tests.serving import Served, serving, tiny_config
@@ -237,6 +238,33 @@ async def test_models_are_listed_fusions_first(client: openai.AsyncOpenAI) -> No
         await client.models.retrieve("pannel")
 
 
+NEEDS: dict[str, dict[str, Any]] = {
+    "best_of": {"judge": "b"},
+    "review": {"judge": "b"},
+    "evolve": {"judge": "b", "generations": 1, "islands": 1},
+    "refine": {"panel": ["a"], "reviewer": "b"},
+    "muse": {"panel": ["a"], "muse": "b", "trigger": {"every": 1}},
+    "relay": {"panel": ["a", "b"], "max_tokens": 8},
+    "route": {"otherwise": "b"},
+}
+
+
+async def test_a_fusion_takes_any_strategy_for_one_request(served: Served) -> None:
+    for strategy in STRATEGY_CONFIGS:
+        fusion = {"strategy": strategy, **NEEDS.get(strategy, {})}
+        status, answer = await post(served, {"model": "panel", "messages": QUESTION, "fusion": fusion})
+        assert (status, answer.get("fusion", {}).get("strategy")) == (200, strategy), answer
+        assert answer["choices"][0]["message"]["content"]
+        assert answer["usage"]["total_tokens"] > 0
+
+
+async def test_a_request_may_ask_for_a_preset_of_all_models(served: Served) -> None:
+    asked = {"model": "one", "messages": QUESTION, "fusion": {"preset": "debate", "include": ["candidates"]}}
+    status, answer = await post(served, asked)
+    assert (status, answer["fusion"]["strategy"]) == (200, "debate")
+    assert {candidate["model"] for candidate in answer["fusion"]["candidates"]} == {"a", "b"}
+
+
 @pytest.mark.parametrize(
     ("change", "param", "says"),
     [
@@ -257,6 +285,7 @@ async def test_models_are_listed_fusions_first(client: openai.AsyncOpenAI) -> No
         ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
         ({"max_tokens": 5, "max_completion_tokens": 6}, "max_tokens", "differ"),
         ({"fusion": {"strategy": "vote", "extract": "regex:(a|aa)+$"}}, "fusion.extract", "configuration"),
+        ({"fusion": {"panel": [{"model": "a", "samples": 256}] * 3}}, "fusion", "may order 512"),
         ({"user": "\ud800"}, None, "surrogate"),
     ],
 )

@@ -121,6 +121,8 @@ def test_what_is_to_be_included_and_what_is_overridden_are_told_apart() -> None:
     ("change", "param", "says"),
     [
         ({"messages": [{"content": "x"}]}, "messages[0].role", "missing"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content", "missing"),
+        ({"messages": [{"role": "tool", "tool_call_id": "1", "content": None}]}, "messages[0].content", "missing"),
         ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content", "string"),
         ({"messages": [{"role": "user", "content": "x", "colour": 1}]}, "messages[0].colour", "unknown field"),
         ({"messages": [{"role": "function", "content": "x"}]}, "messages[0].role", "'user'"),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from local_fusion.config.loading import load_config
 from local_fusion.config.schema import SchedulingSettings
 from local_fusion.planner.inputs import Inputs
 from local_fusion.planner.memory.measured import Measurement, circumstances
@@ -177,6 +179,19 @@ def test_who_fails_is_counted_with_its_cause() -> None:
     assert (direct.model, direct.answered) == ("a", 1)
     assert spread(direct.latency) == pytest.approx((5, 5, 5, 5, 5))
     assert not report.flawless
+
+
+EXAMPLES = load_config(Path(__file__).parents[2] / "configs" / "strategies.yaml")
+
+
+@pytest.mark.parametrize("name", EXAMPLES.fusions)
+def test_every_strategy_and_judge_can_be_simulated_and_no_program_is_run(name: str) -> None:
+    given, plan = rig("smollm2")
+    shown = {"fusions": EXAMPLES.fusions, "personas": EXAMPLES.personas}
+    given = replace(given, config=given.config.model_copy(update=shown))
+    report = simulate(given, plan, parse_workload(f"batch:4,fusion={name},answer=40", given.config), rates=ROUND)
+    assert [(outcome.message, outcome.partial) for outcome in report.outcomes] == [("", False)] * 4
+    assert any("programs are not run" in assumed for assumed in report.assumptions)
 
 
 def test_a_request_that_finds_its_queue_full_is_turned_away_at_the_door() -> None:

@@ -26,29 +26,36 @@ def extract(
 ) -> str | None:
     """The answer in `text` in a form that compares by equality, or None where there is none.
 
-    `how` is `number`, `choice`, `text`, `code`, `json:FIELD`, `regex:PATTERN` or `auto` (see `VoteConfig.extract`).
+    `how` is `number`, `choice`, `text`, `code`, `cluster`, `json:FIELD`, `regex:PATTERN` or `auto` (see
+    `VoteConfig.extract`).
     Where looking for an answer was given up, which a pattern is after `seconds`, `tell` hears why.
     """
-    kind, _, rest = how.partition(":")
     try:
-        match kind:
-            case "number":
-                return last_number(text)
-            case "choice":
-                return _choice(text)
-            case "regex":
-                return last_match(text, rest, seconds)
-            case "json":
-                return json_field(text, rest)
-            case "code":
-                return last_code(text)
-            case "text":
-                return folded(text)
-            case _:
-                return _auto(text)
+        found = _found(text, how, seconds)
     except GivenUp as error:
         tell(str(error))
         return None
+    # JSON may spell half a character (`\\ud800`), which no client could be sent.
+    return None if found is None else found.encode(errors="backslashreplace").decode()
+
+
+def _found(text: str, how: str, seconds: float) -> str | None:
+    kind, _, rest = how.partition(":")
+    match kind:
+        case "number":
+            return last_number(text)
+        case "choice":
+            return _choice(text)
+        case "regex":
+            return last_match(text, rest, seconds)
+        case "json":
+            return json_field(text, rest)
+        case "code":
+            return last_code(text)
+        case "text" | "cluster":  # of which a judge will say what it comes to
+            return folded(text)
+        case _:
+            return _auto(text)
 
 
 def _auto(text: str) -> str | None:

@@ -41,7 +41,7 @@ async def judge(session: Session, judges: Sequence[JudgeConfig], candidates: Seq
         except LocalFusionError:
             if number == len(judges):
                 raise
-            session.note(f"judge {number} failed: judge {number + 1} took its place")
+            session.note(f"judge {number} failed: judge {number + 1} is asked in its place")
     raise AssertionError("a fusion that judges has at least one judge")
 
 

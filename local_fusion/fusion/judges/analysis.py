@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -11,12 +11,10 @@ from pydantic import BaseModel, ConfigDict
 from local_fusion.config.base import Reference
 from local_fusion.core.events import StageStarted
 from local_fusion.core.records import Analysis, Candidate, Contradiction, Verdict
-from local_fusion.core.sampling import Sampling
-from local_fusion.fusion.fitting import fit
-from local_fusion.fusion.judges.reading import read_as
-from local_fusion.fusion.prompts import synthesis
+from local_fusion.fusion.prompts import schemas, synthesis
+from local_fusion.fusion.prompts.schemas import fields, items
 from local_fusion.fusion.session import Session
-from local_fusion.fusion.thinking import without_thinking
+from local_fusion.fusion.structured import consult_for
 
 MOST_TOKENS = 768  # of an analysis, unless the judge is configured otherwise
 # Bounds in the schema keep a weak judge from filling its budget with one endless list.
@@ -56,54 +54,38 @@ class _Findings(BaseModel):
 
 def response_format(count: int) -> dict[str, Any]:
     """OpenAI's `response_format` for an analysis of `count` answers, numbered from "1"."""
-    text = {"type": "string", "minLength": LEAST_CHARACTERS, "maxLength": MOST_CHARACTERS}
+    text = schemas.text(MOST_CHARACTERS, LEAST_CHARACTERS)
     answer = {"type": "string", "enum": [str(number) for number in range(1, count + 1)]}
-
-    def items(of: Mapping[str, Any], most: int = MOST_ITEMS, least: int = 0) -> dict[str, Any]:
-        return {"type": "array", "minItems": least, "maxItems": most, "items": of}
-
-    def fields(**properties: Mapping[str, Any]) -> dict[str, Any]:
-        names = list(properties)
-        return {"type": "object", "properties": properties, "required": names, "additionalProperties": False}
-
+    stances = items(fields(answer=answer, stance=text), min(count, 8), 2)
     schema = fields(
-        consensus=items(text),
-        contradictions=items(fields(topic=text, stances=items(fields(answer=answer, stance=text), min(count, 8), 2))),
-        partial_coverage=items(fields(answers=items(answer, count, 1), point=text)),
-        unique_insights=items(fields(answer=answer, insight=text)),
-        blind_spots=items(text),
+        consensus=items(text, MOST_ITEMS),
+        contradictions=items(fields(topic=text, stances=stances), MOST_ITEMS),
+        partial_coverage=items(fields(answers=items(answer, count, 1), point=text), MOST_ITEMS),
+        unique_insights=items(fields(answer=answer, insight=text), MOST_ITEMS),
+        blind_spots=items(text, MOST_ITEMS),
     )
-    return {"type": "json_schema", "json_schema": {"name": "analysis", "strict": True, "schema": schema}}
+    return schemas.response_format("analysis", schema)
 
 
 async def analyse(session: Session, judge: Reference, candidates: Sequence[Candidate]) -> tuple[Verdict, str]:
     """The verdict, and its analysis as text for the synthesizer (answers numbered in the order of `candidates`).
 
-    Raises, as failures of the stage, what the judge's model raises, and `EngineRejected` for output that is not JSON.
+    Raises as `consult_for` does.
     """
     session.emit(StageStarted("judge", (judge.model,)))
-    async with session.stage("judge", judge.model, judge.model, session.config.deadlines.judge):
-        model = session.resolve(judge.model)
-        messages = session.request.messages
-        sampling = Sampling.of(judge).over(
-            Sampling(temperature=0, max_tokens=MOST_TOKENS, seed=session.request.sampling.seed)
-        )
-        fitted = await fit(
-            session, model, lambda shown: synthesis.analysis(messages, shown), candidates, wanted=sampling.max_tokens
-        )
-        asked = session.asks(
-            synthesis.analysis(messages, fitted.texts),
-            sampling.capped(fitted.left),
-            response_format=response_format(len(candidates)),
-        )
-        reply = await model.answer(asked, session.relay("judge", judge.model, lambda _: None))
-        choice = without_thinking(reply.choices[0])
-        findings = read_as(_Findings, choice.text, judge.model, cut=choice.finish_reason == "length")
-    reason = "cut short by max_tokens" if choice.finish_reason == "length" else ""
-    if reason:
-        session.note(f"the analysis of {judge.model} was {reason}; what it had found until then is used")
-    verdict = Verdict(judge=judge.model, reason=reason, analysis=_with_ids(findings, candidates))
-    return verdict, _as_text(findings)
+    messages = session.request.messages
+    findings = await consult_for(
+        _Findings,
+        session,
+        "judge",
+        judge,
+        lambda texts: synthesis.analysis(messages, texts),
+        candidates,
+        most=MOST_TOKENS,
+        response_format=response_format(len(candidates)),
+        partly=True,
+    )
+    return Verdict(judge=judge.model, analysis=_with_ids(findings, candidates)), _as_text(findings)
 
 
 def _with_ids(findings: _Findings, candidates: Sequence[Candidate]) -> Analysis:

@@ -11,11 +11,13 @@ from local_fusion.core.events import StageStarted
 from local_fusion.core.records import Candidate, Failure, Verdict
 from local_fusion.errors import VerifierFailed
 from local_fusion.fusion.judges.deciding import decided, distinct
+from local_fusion.fusion.prompts.layout import shortened
 from local_fusion.fusion.session import Session
 from local_fusion.fusion.verifying import Accepted, Rejected, verify
 
-REASONS_KEPT = 3  # of rejections, in the verdict
+REASONS_KEPT = 3  # of rejections, in the reason of the verdict
 MOST_CHARACTERS = 200  # of each
+KEPT_CHARACTERS = 4000  # of each candidate's, in the reasons of the verdict
 
 
 async def judge_command(session: Session, judge: CommandJudge, candidates: Sequence[Candidate]) -> Verdict:
@@ -44,10 +46,11 @@ async def judge_command(session: Session, judge: CommandJudge, candidates: Seque
     scores = {
         id: float(isinstance(each, Accepted)) for id, each in said.items() if not isinstance(each, VerifierFailed)
     }
-    reason = f"{program} accepted {sum(scores.values()):.0f} of {len(candidates)} candidates"
-    rejected = [
-        f"{id}: {each.reason[:MOST_CHARACTERS]}"
+    reasons = {
+        id: shortened(each.reason, KEPT_CHARACTERS)
         for id, each in said.items()
         if isinstance(each, Rejected) and each.reason
-    ]
-    return decided(program, candidates, scores, "; ".join([reason, *rejected[:REASONS_KEPT]]), absolute=True)
+    }
+    reason = f"{program} accepted {sum(scores.values()):.0f} of {len(candidates)} candidates"
+    told = [f"{id}: {why[:MOST_CHARACTERS]}" for id, why in list(reasons.items())[:REASONS_KEPT]]
+    return decided(program, candidates, scores, "; ".join([reason, *told]), absolute=True, reasons=reasons)

@@ -17,11 +17,12 @@ def decided(
     *,
     absolute: bool = False,
     independent: float | None = None,
+    reasons: Mapping[str, str] | None = None,
 ) -> Verdict:
     """The verdict: of the best the first one wins, and it is tied where they do not all say the same.
 
-    `scores` are by id. Candidates that have none could not be judged: they are told as `abstained`, with a score of 0,
-    and do not win.
+    `scores` and `reasons` are by id. Candidates that have no score could not be judged: they are told as `abstained`,
+    with a score of 0, and do not win.
     """
     best = max(scores.values())
     leaders = [candidate for candidate in candidates if best - scores.get(candidate.id, -1.0) < EVEN]
@@ -34,6 +35,7 @@ def decided(
         tied=len({candidate.text for candidate in leaders}) > 1,
         independent=independent,
         absolute=absolute,
+        reasons=dict(reasons or {}),
     )
 
 

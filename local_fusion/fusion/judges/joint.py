@@ -65,7 +65,14 @@ async def judge_jointly(session: Session, judge: JointJudge, candidates: Sequenc
         _reason(verdicts, independent, foreign=foreign),
         absolute=absolute,
         independent=independent,
+        reasons=_reasons(verdicts, candidates),
     )
+
+
+def _reasons(verdicts: Sequence[Verdict], candidates: Sequence[Candidate]) -> dict[str, str]:
+    """What all of them say about each candidate, a paragraph each."""
+    said = {each.id: [told for verdict in verdicts if (told := verdict.reasons.get(each.id))] for each in candidates}
+    return {id_: "\n\n".join(told) for id_, told in said.items() if told}
 
 
 def _authors(candidate: Candidate, candidates: Sequence[Candidate]) -> set[str]:

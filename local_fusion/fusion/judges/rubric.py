@@ -22,17 +22,17 @@ from local_fusion.errors import EngineRejected, LocalFusionError
 from local_fusion.fusion.fitting import fit
 from local_fusion.fusion.judges.deciding import decided, distinct
 from local_fusion.fusion.judges.pointwise import share
-from local_fusion.fusion.judges.reading import read_as
 from local_fusion.fusion.judges.weighing import AT_THE_SAME_TIME
-from local_fusion.fusion.prompts import judging
+from local_fusion.fusion.prompts import judging, schemas
 from local_fusion.fusion.session import Session
-from local_fusion.fusion.thinking import without_thinking
+from local_fusion.fusion.speaking import ask_quietly
+from local_fusion.fusion.structured import read
 
 # The schema bounds a report at MOST_CHARACTERS and some digits: so many tokens hold it in any language, as a character
-# is seldom more than one. A judge that thinks first has to be given more.
+# is seldom more than one. A judge whose thinking takes them all is asked again with more.
 MOST_TOKENS = 400
 MOST_CHARACTERS = 300
-REASONS_KEPT = 3  # of the best candidates, in the verdict
+REASONS_KEPT = 3  # of the best candidates, in the reason of the verdict
 
 
 class _Report(BaseModel):
@@ -43,16 +43,8 @@ class _Report(BaseModel):
 def response_format(criteria: int) -> dict[str, Any]:
     """OpenAI's `response_format` for a report with that many grades."""
     grade = {"type": "integer", "enum": [int(grade) for grade in judging.GRADES]}
-    schema = {
-        "type": "object",
-        "properties": {
-            "reason": {"type": "string", "minLength": 1, "maxLength": MOST_CHARACTERS},
-            "grades": {"type": "array", "minItems": criteria, "maxItems": criteria, "items": grade},
-        },
-        "required": ["reason", "grades"],
-        "additionalProperties": False,
-    }
-    return {"type": "json_schema", "json_schema": {"name": "report", "strict": True, "schema": schema}}
+    grades = schemas.items(grade, criteria, criteria)
+    return schemas.response_format("report", schemas.fields(reason=schemas.text(MOST_CHARACTERS, 1), grades=grades))
 
 
 async def judge_rubric(session: Session, judge: RubricJudge, candidates: Sequence[Candidate]) -> Verdict:
@@ -69,22 +61,20 @@ async def judge_rubric(session: Session, judge: RubricJudge, candidates: Sequenc
     means = {text: fmean(map(share, report.grades)) for text, report in reports.items()}
     scores = {candidate.id: means[candidate.text] for candidate in candidates if candidate.text in means}
     best = sorted(scores, key=lambda id: -scores[id])[:REASONS_KEPT]
-    said = {candidate.id: reports[candidate.text].reason for candidate in candidates if candidate.id in scores}
-    return decided(
-        judge.model, candidates, scores, "; ".join(f"{id}: {said[id].strip()}" for id in best), absolute=True
-    )
+    said = {candidate.id: reports[candidate.text].reason.strip() for candidate in candidates if candidate.id in scores}
+    reason = "; ".join(f"{id}: {said[id]}" for id in best)
+    return decided(judge.model, candidates, scores, reason, absolute=True, reasons=said)
 
 
 async def _reports(session: Session, judge: RubricJudge, candidates: Sequence[Candidate]) -> dict[str, _Report]:
     """The reports that could be had, by the candidate's text."""
     messages, criteria = session.request.messages, judge.criteria
-    model = session.resolve(judge.model)
     sampling = Sampling.of(judge).over(
         Sampling(temperature=0, max_tokens=MOST_TOKENS, seed=session.request.sampling.seed)
     )
     fitted = await fit(
         session,
-        model,
+        session.resolve(judge.model),
         lambda shown: judging.rubric(messages, shown[0], criteria),
         candidates,
         wanted=sampling.max_tokens,
@@ -102,8 +92,8 @@ async def _reports(session: Session, judge: RubricJudge, candidates: Sequence[Ca
         )
         try:
             async with limit:
-                reply = await model.answer(asked, session.relay("judge", label, lambda _: None))
-            found = read_as(_Report, without_thinking(reply.choices[0]).text, judge.model)
+                choice = await ask_quietly(session, "judge", judge.model, asked, label=label)
+            found = read(_Report, choice, judge.model)
             if len(found.grades) != len(criteria):
                 raise EngineRejected(f"{judge.model} gave {len(found.grades)} grades for {len(criteria)} criteria")
         except LocalFusionError as error:

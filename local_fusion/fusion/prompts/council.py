@@ -7,6 +7,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from local_fusion.fusion.prompts.layout import Messages, answers, quoted, with_addition
+from local_fusion.fusion.prompts.schemas import fields, items, response_format
 from local_fusion.fusion.prompts.synthesis import the_request
 
 
@@ -36,14 +37,7 @@ def ranking_format(count: int) -> dict[str, Any]:
     That no letter comes twice cannot be had: engines do not know `uniqueItems`.
     """
     letter = {"type": "string", "enum": labels(count)}
-    letters = {"type": "array", "minItems": count, "maxItems": count, "items": letter}
-    schema = {
-        "type": "object",
-        "properties": {"ranking": letters},
-        "required": ["ranking"],
-        "additionalProperties": False,
-    }
-    return {"type": "json_schema", "json_schema": {"name": "ranking", "strict": True, "schema": schema}}
+    return response_format("ranking", fields(ranking=items(letter, count, count)))
 
 
 def final(messages: Messages, texts: Sequence[str], ranked: str) -> Messages:

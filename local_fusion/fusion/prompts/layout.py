@@ -7,6 +7,7 @@ stage, and chat templates that insist on alternating roles are content.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from local_fusion.core.chat import Message
@@ -30,9 +31,17 @@ def with_addition(messages: Messages, addition: str) -> Messages:
     return (*messages, Message("user", addition))
 
 
-def quoted(text: str) -> str:
-    """The text without anything that would close the tag it stands in."""
-    return text.replace("</answer", "< /answer")
+def quoted(text: str, tag: str = "answer") -> str:
+    """The text without anything that would close the tag it stands in, or pass for another one of its kind."""
+    return re.sub(rf"<(?=\s*/?\s*{tag})", "&lt;", text, flags=re.IGNORECASE)
+
+
+def shortened(text: str, most: int) -> str:
+    """The text cut in the middle to about `most` characters: programs print the first error first and the sum last."""
+    if len(text) <= most:
+        return text
+    half = most // 2
+    return f"{text[:half]}\n[… {len(text) - 2 * half} characters left out …]\n{text[-half:]}"
 
 
 def question(messages: Messages) -> str:

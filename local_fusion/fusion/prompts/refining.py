@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from local_fusion.fusion.prompts.layout import Messages, quoted, with_addition
+from local_fusion.fusion.prompts.layout import Messages, quoted, shortened, with_addition
 
 FEEDBACK_CHARACTERS = 4000  # about a thousand tokens; programs may print far more
 
@@ -27,15 +27,7 @@ def revision(feedback: str) -> str:
     """The user's turn that asks an author for a better answer than the last one."""
     return (
         "This answer was not accepted. A reviewer says:\n\n"
-        f"<feedback>\n{shortened(feedback).replace('</feedback', '< /feedback')}\n</feedback>\n\n"
+        f"<feedback>\n{quoted(shortened(feedback, FEEDBACK_CHARACTERS), 'feedback')}\n</feedback>\n\n"
         "Answer my request again, in full and in the form I asked for: mend these problems, keep what was right, and "
         "say nothing about the review."
     )
-
-
-def shortened(feedback: str) -> str:
-    """The feedback cut in the middle: programs print the first error first and the sum last."""
-    if len(feedback) <= FEEDBACK_CHARACTERS:
-        return feedback
-    half = FEEDBACK_CHARACTERS // 2
-    return f"{feedback[:half]}\n[… {len(feedback) - 2 * half} characters left out …]\n{feedback[-half:]}"

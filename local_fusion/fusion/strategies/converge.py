@@ -13,15 +13,17 @@ from local_fusion.config.strategies import ConvergeConfig
 from local_fusion.core.model import Choice
 from local_fusion.core.records import Candidate, Saving, Verdict
 from local_fusion.errors import LocalFusionError
-from local_fusion.fusion.cross_review import cross_review
 from local_fusion.fusion.judges import judge
 from local_fusion.fusion.judges.deciding import EVEN
 from local_fusion.fusion.panel import number_of
-from local_fusion.fusion.peers import reviewers
+from local_fusion.fusion.peer_review.assignment import reviewers
+from local_fusion.fusion.peer_review.cross_review import cross_review
 from local_fusion.fusion.refusals import substantial, without_refusals
-from local_fusion.fusion.rounds import Table
+from local_fusion.fusion.rounds.table import Table
 from local_fusion.fusion.session import Session
 from local_fusion.fusion.strategies.verbatim import give
+
+UNANIMOUS = "none"  # judged a round in which all answers were the same
 
 
 async def converge(session: Session) -> Choice:
@@ -43,7 +45,7 @@ async def converge(session: Session) -> Choice:
             session.note(f"the rounds ended with round {table.round - 1}: nobody answered in the next one")
             break
     if reason is not None and (left := table.saved_rounds(config.max_rounds)):
-        session.saved(Saving("agreed", left, reason))
+        session.saved(Saving("agreed" if course.rounds[-1].judge == UNANIMOUS else "decided", left, reason))
     answering = substantial(session, table.candidates)
     if not course.rounds:
         first = answering[0]
@@ -67,7 +69,7 @@ async def _score(table: Table, config: ConvergeConfig, course: _Course) -> str |
     candidates = without_refusals(table.candidates)
     if len(candidates) > 1 and len({candidate.text for candidate in candidates}) == 1:
         reason = f"all answers were the same in round {table.round}"
-        course.rounds.append(Verdict(judge="none", winner=candidates[0].id, reason=reason))
+        course.rounds.append(Verdict(judge=UNANIMOUS, winner=candidates[0].id, reason=reason))
         session.judged(course.rounds[-1])
         return reason
     try:
@@ -95,7 +97,8 @@ async def _score(table: Table, config: ConvergeConfig, course: _Course) -> str |
 def _front(verdict: Verdict, candidates: Sequence[Candidate], leader: int | None) -> Candidate:
     """The best candidate; of equal ones the one that led before, for a tie is no change of leader."""
     best = max(verdict.scores.values())
-    equal = [each for each in candidates if best - verdict.scores[each.id] < EVEN]
+    judged = [each for each in candidates if each.id not in verdict.abstained]
+    equal = [each for each in judged if best - verdict.scores[each.id] < EVEN]
     before = [each for each in equal if number_of(each) == leader]
     return next((each for each in equal if each.id == verdict.winner), equal[0]) if not before else before[0]
 
@@ -106,10 +109,25 @@ def _best(session: Session, course: _Course) -> Candidate:
     comparable = [verdict for verdict in course.rounds if verdict.absolute and verdict.judge == last.judge]
     best = max(reversed(comparable), key=_best_score) if last.absolute else last
     if best is not last:
-        scores = {id_: score for verdict in comparable for id_, score in verdict.scores.items()}
+        # An answer that stayed is scored in several rounds: in which it could be, and in which it won, counts.
+        told = {id_: 0.0 for verdict in comparable for id_ in verdict.scores}
+        known = {id_: score for verdict in (*comparable, best) for id_, score in _judged(verdict)}
         reason = f"the best answer of {len(course.rounds)} rounds; {last.winner} was the best of the last one"
-        session.judged(replace(last, winner=best.winner, scores=scores, reason=reason, tied=False))
+        session.judged(
+            replace(
+                last,
+                winner=best.winner,
+                scores=told | known,
+                abstained=tuple(id_ for id_ in told if id_ not in known),
+                reason=reason,
+                tied=False,
+            )
+        )
     return next(candidate for candidate in session.candidates if candidate.id == best.winner)
+
+
+def _judged(verdict: Verdict) -> list[tuple[str, float]]:
+    return [(id_, score) for id_, score in verdict.scores.items() if id_ not in verdict.abstained]
 
 
 def _best_score(verdict: Verdict) -> float:

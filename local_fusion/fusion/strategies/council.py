@@ -22,17 +22,17 @@ from local_fusion.errors import EngineRejected, LocalFusionError
 from local_fusion.fusion.calls import write
 from local_fusion.fusion.fitting import fit
 from local_fusion.fusion.judges.deciding import decided, distinct
-from local_fusion.fusion.judges.reading import read_as
 from local_fusion.fusion.panel import Put, ask_panel
-from local_fusion.fusion.peers import others_of, reviewers
+from local_fusion.fusion.peer_review.assignment import others_of, reviewers
+from local_fusion.fusion.peer_review.ranking import Places, agreement, joined, places_of, scores
 from local_fusion.fusion.prompts import council as prompts
 from local_fusion.fusion.prompts.layout import Messages, with_persona
-from local_fusion.fusion.ranking import Places, agreement, joined, places_of, scores
 from local_fusion.fusion.refusals import substantial
 from local_fusion.fusion.seats import Seat
 from local_fusion.fusion.session import Session
-from local_fusion.fusion.strategies.verbatim import give
-from local_fusion.fusion.thinking import without_thinking
+from local_fusion.fusion.speaking import ask_quietly
+from local_fusion.fusion.strategies.verbatim import may_stand_in, stand_in
+from local_fusion.fusion.structured import read
 
 RANKING_TOKENS = 1024  # most of one ranking: it takes a few dozen, the rest is for a model that thinks first
 RANKING_ROOM = 128  # tokens for it that answers are cut for
@@ -46,7 +46,8 @@ class _Ranking(BaseModel):
 
 async def council(session: Session) -> Choice:
     """The chairman's answer; the best-ranked candidate, labelled as such, where the chairman fails before its first
-    word. Without any ranking the panel's order stands in, and that is noted.
+    word. Without any ranking the panel's order stands in, and that is noted. Raises what the chairman does where no
+    draft may stand in.
     """
     config = session.config
     assert isinstance(config, CouncilConfig)
@@ -65,11 +66,11 @@ async def council(session: Session) -> Choice:
     try:
         return await write(session, chairmen, lambda texts: prompts.final(messages, texts, told), ranked)
     except LocalFusionError:
-        if session.answered:
+        if not may_stand_in(session):
             raise
         best = "the best-ranked candidate" if rankings else "the first candidate in panel order"
         session.note(f"the chairman failed: {ranked[0].id}, {best}, stands in")
-        return give(session, ranked[0])
+        return await stand_in(session, ranked[0])
 
 
 async def _rankings(session: Session, seats: Sequence[Seat], candidates: Sequence[Candidate]) -> list[Places]:
@@ -95,7 +96,6 @@ async def _ranking(session: Session, seat: Seat, shown: Sequence[Candidate]) -> 
     conversation = session.request.messages
     if member.persona is not None:
         conversation = with_persona(conversation, session.personas[member.persona])
-    model = session.resolve(member.model)
 
     async def ranked(order: Sequence[Candidate], texts: Sequence[str], left: int) -> Places:
         sampling = Sampling(temperature=0, max_tokens=RANKING_TOKENS, seed=session.request.sampling.seed)
@@ -104,9 +104,8 @@ async def _ranking(session: Session, seat: Seat, shown: Sequence[Candidate]) -> 
             sampling.capped(left),
             response_format=prompts.ranking_format(len(order)),
         )
-        reply = await model.answer(request, session.relay("judge", seat.label, lambda _: None))
-        choice = without_thinking(reply.choices[0])
-        found = read_as(_Ranking, choice.text, seat.label, cut=choice.finish_reason == "length")
+        choice = await ask_quietly(session, "judge", member.model, request, label=seat.label)
+        found = read(_Ranking, choice, seat.label, partly=True)
         by_label = {label: each.id for label, each in zip(prompts.labels(len(order)), order, strict=True)}
         if not by_label.keys() & set(found.ranking):
             raise EngineRejected(f"{seat.label} ranked none of the answers", hint=RANKERS_HINT)
@@ -118,7 +117,7 @@ async def _ranking(session: Session, seat: Seat, shown: Sequence[Candidate]) -> 
 
     try:
         async with session.stage("judge", seat.label, member.model, session.config.deadlines.judge):
-            fitted = await fit(session, model, build, shown, wanted=RANKING_ROOM)
+            fitted = await fit(session, session.resolve(member.model), build, shown, wanted=RANKING_ROOM)
             orders = (shown, fitted.texts), (shown[::-1], fitted.texts[::-1])
             return joined(await together(ranked(order, texts, fitted.left) for order, texts in orders))
     except LocalFusionError:

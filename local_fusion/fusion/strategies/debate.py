@@ -15,9 +15,9 @@ from local_fusion.fusion.calls import write
 from local_fusion.fusion.panel import number_of
 from local_fusion.fusion.prompts import debate as prompts
 from local_fusion.fusion.refusals import substantial, without_refusals
-from local_fusion.fusion.rounds import Table
+from local_fusion.fusion.rounds.table import Table
 from local_fusion.fusion.session import Session
-from local_fusion.fusion.strategies.verbatim import give
+from local_fusion.fusion.strategies.verbatim import give, may_stand_in, stand_in
 from local_fusion.fusion.voting.answers import Answers
 from local_fusion.fusion.voting.counting import Ballot, count, verdict
 
@@ -25,16 +25,20 @@ from local_fusion.fusion.voting.counting import Ballot, count, verdict
 async def debate(session: Session) -> Choice:
     """The answer that most debaters give in the last round, or what the moderator makes of that round.
 
-    A debater that fails keeps its last answer. Where the moderator fails before its first word, the vote decides.
+    A debater that fails keeps its last answer. Where the moderator fails before its first word, the vote decides;
+    raises what the moderator does where no draft may stand in.
     """
     config = session.config
     assert isinstance(config, DebateConfig)
     table = await Table.opened(session, verbatim=config.moderator is None)
-    if len(table.standing) == 1:
-        session.note(f"there was no debate: {table.candidates[0].id} is the only answer")
-        return give(session, table.candidates[0])
     answers = Answers(session, config.extract)
-    await _until_settled(table, answers, config.max_rounds)
+    if len(table.standing) > 1:
+        await _until_settled(table, answers, config.max_rounds)
+    else:
+        session.note(f"there was no debate: {table.candidates[0].id} is the only answer")
+        if config.moderator is None:
+            return give(session, table.candidates[0])
+    answering = substantial(session, table.candidates)
     if config.moderator is not None:
         messages, rounds = session.request.messages, table.round
         try:
@@ -45,10 +49,11 @@ async def debate(session: Session) -> Choice:
                 table.shown,
             )
         except LocalFusionError:
-            if session.answered:
+            if not may_stand_in(session):
                 raise
             session.note("the moderator failed: the answer was decided by a vote")
-    return give(session, _vote(session, substantial(session, table.candidates), answers))
+            return await stand_in(session, _vote(session, answering, answers))
+    return give(session, _vote(session, answering, answers))
 
 
 async def _until_settled(table: Table, answers: Answers, most: int) -> None:

@@ -11,17 +11,16 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from local_fusion.config.judging import CommandJudge
 from local_fusion.config.strategies import EvolveConfig
 from local_fusion.core.concurrency import together
 from local_fusion.core.model import Choice
 from local_fusion.core.records import Candidate, Saving, Verdict
 from local_fusion.errors import LocalFusionError
-from local_fusion.fusion.breeding import Breeder
-from local_fusion.fusion.evolution import Island, couples, deal, distinct, survivors, visitors
+from local_fusion.fusion.evolution.breeding import Breeder
+from local_fusion.fusion.evolution.islands import Island, couples, deal, distinct, survivors, visitors
+from local_fusion.fusion.evolution.standing import Standing
 from local_fusion.fusion.panel import Put, ask_panel
 from local_fusion.fusion.session import Session
-from local_fusion.fusion.standing import Standing
 from local_fusion.fusion.strategies.verbatim import give
 
 PERFECT = 1.0  # the highest absolute score, which a command that accepts gives
@@ -35,13 +34,13 @@ async def evolve(session: Session) -> Choice:
     config = session.config
     assert isinstance(config, EvolveConfig)
     first = await ask_panel(session, Put(verbatim=True))
-    verifier = next((each for each in config.judge if isinstance(each, CommandJudge)), None)
+    standing = Standing(session, config.judge)
     search = _Search(
         session,
         config,
         random.Random(session.rng.random()),  # its own, so that judges that draw in between change nothing
-        Standing(session, config.judge),
-        Breeder(session, first, config.critic, verifier),
+        standing,
+        Breeder(session, first, config.critic, standing.reasons),
         deal(first, config.islands),
     )
     return give(session, await search.run())

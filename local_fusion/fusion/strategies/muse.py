@@ -15,7 +15,6 @@ from local_fusion.fusion.calls import consult
 from local_fusion.fusion.prompts import muse as prompts
 from local_fusion.fusion.prompts.layout import Messages, with_persona
 from local_fusion.fusion.repetition import Repetition
-from local_fusion.fusion.rephrasing import shifted
 from local_fusion.fusion.session import Session
 from local_fusion.fusion.speaking import held_to_format, speak, unless_cut
 
@@ -49,7 +48,7 @@ async def muse(session: Session) -> Choice:
     while True:
         piece = request.but(
             messages=prompts.aside(messages, ear.thoughts),
-            sampling=shifted(sampling, pieces),
+            sampling=sampling.shifted(pieces),
             response_format=request.response_format if formatted else None,
             prefix=voice.text,
         )
@@ -106,7 +105,7 @@ class _Ear:
         """Ask the muse for a note on the conversation and the answer so far."""
         session, whom = self._session, self._config.muse
         sampling = Sampling.of(whom).over(Sampling(max_tokens=NOTE_TOKENS, seed=session.request.sampling.seed))
-        sampling = shifted(sampling, self._attempts)
+        sampling = sampling.shifted(self._attempts)
         self._attempts += 1
         session.emit(StageStarted("panel", (whom.model,)))
         asked = session.asks(prompts.thought(messages, so_far), sampling)

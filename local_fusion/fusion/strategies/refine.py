@@ -16,13 +16,13 @@ from local_fusion.core.chat import Message
 from local_fusion.core.events import StageStarted
 from local_fusion.core.model import Choice
 from local_fusion.core.records import Candidate, Failure, Verdict
-from local_fusion.core.sampling import Sampling
 from local_fusion.errors import LocalFusionError, VerifierFailed
 from local_fusion.fusion import structured
-from local_fusion.fusion.fitting import ANSWER_ROOM, fit
+from local_fusion.fusion.fitting import ANSWER_ROOM
 from local_fusion.fusion.panel import Put, ask_panel, poll
 from local_fusion.fusion.prompts import refining
-from local_fusion.fusion.prompts.layout import Messages
+from local_fusion.fusion.prompts.layout import Messages, shortened, with_persona
+from local_fusion.fusion.prompts.schemas import fields, response_format, text
 from local_fusion.fusion.seats import Seat, sampling_of, seats_of
 from local_fusion.fusion.session import Session
 from local_fusion.fusion.strategies.verbatim import give
@@ -46,9 +46,7 @@ class _Opinion(BaseModel):
     accepted: StrictBool
 
 
-_OPINION = structured.response_format(
-    "review", structured.fields(feedback=structured.text(FEEDBACK_CHARACTERS), accepted={"type": "boolean"})
-)
+_OPINION = response_format("review", fields(feedback=text(FEEDBACK_CHARACTERS), accepted={"type": "boolean"}))
 
 
 async def refine(session: Session) -> Choice:
@@ -74,7 +72,7 @@ async def refine(session: Session) -> Choice:
         if number == config.max_rounds:
             break
         turns += [
-            Message("assistant", session.request.prefix + answer.text),
+            Message("assistant", answer.text),
             Message("user", refining.revision(review.feedback)),
         ]
         revised = await _revise(session, seat, turns, number + 1)
@@ -87,10 +85,11 @@ async def refine(session: Session) -> Choice:
 
 
 def _verdict(review: _Review, answer: Candidate) -> Verdict:
+    shown = shortened(review.feedback, refining.FEEDBACK_CHARACTERS)
     return Verdict(
         judge=review.by,
         winner=answer.id if review.accepted else None,
-        reason="accepted" if review.accepted else f"not accepted: {refining.shortened(review.feedback)}",
+        reason="accepted" if review.accepted else f"not accepted: {shown}",
         scores={answer.id: float(review.accepted)},
         absolute=True,
     )
@@ -102,18 +101,17 @@ async def _review(session: Session, reviewer: Reference | Command, answer: Candi
         return await _review_by_program(session, reviewer, answer)
     session.emit(StageStarted("judge", (reviewer.model,), answer.round))
     messages = session.request.messages
-    sampling = Sampling.of(reviewer).over(
-        Sampling(temperature=0, max_tokens=MOST_TOKENS, seed=session.request.sampling.seed)
+    opinion = await structured.consult_for(
+        _Opinion,
+        session,
+        "judge",
+        reviewer,
+        lambda texts: refining.review(messages, texts[0]),
+        [answer],
+        most=MOST_TOKENS,
+        response_format=_OPINION,
+        alone=True,  # else one that only speaks of acceptance might be taken for it
     )
-    async with session.stage("judge", reviewer.model, reviewer.model, session.config.deadlines.judge):
-        model = session.resolve(reviewer.model)
-        fitted = await fit(
-            session, model, lambda texts: refining.review(messages, texts[0]), [answer], wanted=sampling.max_tokens
-        )
-    request = session.asks(
-        refining.review(messages, fitted.texts[0]), sampling.capped(fitted.left), response_format=_OPINION
-    )
-    opinion = await structured.consult_for(_Opinion, session, "judge", reviewer, request)
     return _Review(reviewer.model, opinion.accepted, opinion.feedback.strip() or NO_REASON)
 
 
@@ -134,24 +132,26 @@ async def _revise(session: Session, seat: Seat, turns: list[Message], number: in
     """The author's next answer; None where there is none, and why has been kept."""
     try:
         async with session.stage("panel", seat.label, seat.member.model, session.config.deadlines.panel):
-            messages = await _fitting(session, seat, turns)
+            messages, seat = await _fitting(session, seat, turns)
     except LocalFusionError:
         return None
     revised, _ = await poll(session, Put(verbatim=True, messages=lambda _: messages, round=number), [seat])
     return revised[0] if revised else None
 
 
-async def _fitting(session: Session, seat: Seat, turns: list[Message]) -> Messages:
-    """The conversation, continued by as many of the last turns as leave room for an answer, by the last two at least.
+async def _fitting(session: Session, seat: Seat, turns: list[Message]) -> tuple[Messages, Seat]:
+    """The conversation, continued by as many of the last turns as leave room for an answer, by the last two at least;
+    and the author, who may write no more than that room.
 
     It only grows where it can, so the prefix cache has all but what was said last.
     """
-    request = session.request
-    model = session.resolve(seat.member.model)
-    wanted = sampling_of(seat, request.sampling, verbatim=True).max_tokens or ANSWER_ROOM
+    request, member = session.request, seat.member
+    model = session.resolve(member.model)
+    limit = sampling_of(seat, request.sampling, verbatim=True).max_tokens
     for first in range(0, len(turns), 2):
         messages = (*request.messages, *turns[first:])
-        room = await model.measure(request.but(messages=messages))
-        if room.left >= min(wanted, room.limit // 4):
+        worn = messages if member.persona is None else with_persona(messages, session.personas[member.persona])
+        room = await model.measure(session.asks(worn))
+        if room.left >= min(limit or ANSWER_ROOM, room.limit // 4):
             break
-    return messages
+    return messages, seat if limit is None else seat.writing_at_most(min(limit, max(1, room.left)))

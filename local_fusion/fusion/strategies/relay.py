@@ -20,9 +20,8 @@ from local_fusion.core.events import StageStarted, TextDelta
 from local_fusion.core.model import Choice
 from local_fusion.core.records import Candidate
 from local_fusion.errors import ContextTooLong, LocalFusionError, RequestError
-from local_fusion.fusion.panel import require_quorum
+from local_fusion.fusion.panel import number_of, require_quorum
 from local_fusion.fusion.prompts.layout import with_persona
-from local_fusion.fusion.rephrasing import shifted
 from local_fusion.fusion.seats import Seat, sampling_of, seats_of, stops_of
 from local_fusion.fusion.segments import Draft, Scale, stop_in, to_last_word, unsure_end
 from local_fusion.fusion.session import Session
@@ -111,19 +110,21 @@ class _Relay:
         drafts: dict[str, Draft] = {}
         gathering = Gathering(session, None, len(seats))
         outcomes = await gathering.run([self._draft(seat, number, drafts, gathering.take) for seat in seats])
+        session.candidates += sorted(gathering.candidates, key=number_of)
         errors = [outcome for outcome in outcomes if outcome is not None]
         self._drop([seat.label for seat, outcome in zip(seats, outcomes, strict=True) if outcome is not None])
         if number == 1:
             require_quorum(session, gathering.candidates, errors)
         elif not self._seats and not all(isinstance(error, ContextTooLong) for error in errors):
-            raise errors[-1]  # with what stands already sent
+            raise next(error for error in errors if not isinstance(error, ContextTooLong))  # what stands has been sent
         return [drafts[seat.label] for seat in seats if seat.label in drafts]
 
     async def _draft(
         self, seat: Seat, number: int, drafts: dict[str, Draft], take: Callable[[Candidate | None], None]
     ) -> LocalFusionError | None:
         """Put what `seat` would go on with into `drafts`; its error where it fails."""
-        session, name, began = self._session, seat.member.model, self._session.now()
+        session, member, began = self._session, seat.member, self._session.now()
+        name = member.model
         most = min(self._config.segment_tokens, self._left)
         request = self._request(seat, number, most)
         ends = [(0, 0)]  # characters and tokens, after each piece
@@ -140,6 +141,7 @@ class _Relay:
                 if not choice.text.strip() and not (ended and self._text):
                     raise empty_answer(seat.label, name, choice)
         except LocalFusionError as error:
+            take(None)
             return error
         text = choice.text if ended or most == self._left else to_last_word(choice.text)
         tokens = next((tokens for characters, tokens in ends if characters >= len(text)), ends[-1][1])
@@ -148,7 +150,9 @@ class _Relay:
         if stop is not None:
             whole, ended = whole[:stop], True
         drafts[seat.label] = Draft(seat.label, name, whole, whole[len(self._text) :], tokens, ended)
-        take(Candidate(f"c{seat.first}.{number}", seat.label, name, text, choice.finish_reason, session.now() - began))
+        seconds = session.now() - began
+        id_ = f"c{seat.first}.{number}"
+        take(Candidate(id_, seat.label, name, text, choice.finish_reason, seconds, member.persona, number))
         return None
 
     def _request(self, seat: Seat, number: int, most: int) -> ChatRequest:
@@ -159,7 +163,7 @@ class _Relay:
         if member.persona is not None:
             messages = with_persona(messages, session.personas[member.persona])
         sampling = sampling_of(seat, request.sampling, verbatim=True).with_fields(max_tokens=most)
-        return session.asks(messages, shifted(sampling, number - 1), prefix=self._text)
+        return session.asks(messages, sampling.shifted(number - 1), prefix=self._text)
 
     async def _best(self, drafts: Sequence[Draft]) -> Draft:
         """The draft that the others find likeliest."""

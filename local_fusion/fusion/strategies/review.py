@@ -6,19 +6,21 @@ adds what nobody looked at. The report tells how many found what; who it was sta
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from local_fusion.config.base import Reference
 from local_fusion.config.strategies import ReviewConfig
 from local_fusion.core.events import StageStarted, TextDelta
 from local_fusion.core.model import Choice
 from local_fusion.core.records import Candidate, Failure, Verdict
-from local_fusion.core.sampling import Sampling
-from local_fusion.errors import EngineRejected, LocalFusionError
-from local_fusion.fusion import reporting, structured
+from local_fusion.errors import EngineRejected, LocalFusionError, RequestError
+from local_fusion.fusion import structured
 from local_fusion.fusion.calls import write
-from local_fusion.fusion.findings import (
+from local_fusion.fusion.limits import limited
+from local_fusion.fusion.panel import Put, ask_panel, panel_failed
+from local_fusion.fusion.prompts import reviewing
+from local_fusion.fusion.prompts.schemas import fields, response_format
+from local_fusion.fusion.review.findings import (
     MOST_PROBLEMS,
     Finding,
     Grouping,
@@ -30,26 +32,30 @@ from local_fusion.fusion.findings import (
     joined,
     problems_schema,
 )
-from local_fusion.fusion.fitting import fit
-from local_fusion.fusion.limits import limited
-from local_fusion.fusion.panel import Put, ask_panel, panel_failed
-from local_fusion.fusion.prompts import reviewing
+from local_fusion.fusion.review.report import as_json, markdown
 from local_fusion.fusion.session import Session
 
 MOST_FINDINGS = 64  # shown to the judge, the worst of them; all others are listed as they are
 MOST_TOKENS = 4096  # of the judge's, unless it is configured otherwise; the schema bounds it too
 
-_PROBLEMS = structured.response_format("problems", structured.fields(problems=problems_schema(MOST_PROBLEMS)))
+_PROBLEMS = response_format("problems", fields(problems=problems_schema(MOST_PROBLEMS)))
 
 
 async def review(session: Session) -> Choice:
     """The report: as Markdown, or JSON where the request's `response_format` asks for that; with a schema of the
     client's, the judge fills that in.
 
-    Raises what `ask_panel` does, `PanelFailed` where no member's findings can be read, and what `write` does.
+    Raises `RequestError` where calls of tools are required, what `ask_panel` does, `PanelFailed` where no member's
+    findings can be read, and what `write` does.
     """
     config = session.config
     assert isinstance(config, ReviewConfig)
+    if session.request.tool_choice not in (None, "auto", "none"):
+        raise RequestError(
+            "a review calls no tools, so none can be required",
+            param="tool_choice",
+            hint='Leave out tool_choice, or set it to "none".',
+        )
     lists = _read(session, await _ask(session))
     findings = collected(lists)
     reviewers, asked = len({candidate.member for candidate, _ in lists}), len(config.panel)
@@ -61,29 +67,14 @@ async def review(session: Session) -> Choice:
 
 
 async def _ask(session: Session) -> list[Candidate]:
-    messages = session.request.messages
-    with _asking_for_problems(session):
-        return await ask_panel(
-            session, Put(verbatim=True, messages=lambda _: reviewing.problems(messages, MOST_PROBLEMS))
-        )
-
-
-@contextmanager
-def _asking_for_problems(session: Session) -> Iterator[None]:
-    """Meanwhile members are bound by the form of a list of problems; the client's limits and format bind the report."""
+    """Members are bound by the form of a list of problems; the client's limits, format and tools are the report's."""
     asked = session.request
-    session.request = asked.but(
+    request = session.asks(
+        reviewing.problems(asked.messages, MOST_PROBLEMS),
+        asked.sampling.model_copy(update={"max_tokens": None, "stop": None}),
         response_format=_PROBLEMS,
-        sampling=asked.sampling.model_copy(update={"max_tokens": None, "stop": None}),
-        prefix="",
-        tools=(),
-        tool_choice=None,
-        parallel_tool_calls=None,
     )
-    try:
-        yield
-    finally:
-        session.request = asked
+    return await ask_panel(session, Put(verbatim=True, request=request))
 
 
 def _read(session: Session, candidates: Sequence[Candidate]) -> list[tuple[Candidate, Problems]]:
@@ -114,7 +105,7 @@ async def _bring_together(
             return judge.model, await _group(session, judge, findings[:MOST_FINDINGS])
         except LocalFusionError:
             if number < len(judges):
-                session.note(f"judge {number} failed: judge {number + 1} took its place")
+                session.note(f"judge {number} failed: judge {number + 1} is asked in its place")
     session.note("the findings are listed as they came, because the judge failed")
     return "none", None
 
@@ -123,33 +114,27 @@ async def _group(session: Session, judge: Reference, findings: Sequence[Finding]
     """Raises, as failures of the stage, what the judge's model raises, and `EngineRejected` for what is no JSON."""
     session.emit(StageStarted("judge", (judge.model,)))
     messages = session.request.messages
-    sampling = Sampling.of(judge).over(
-        Sampling(temperature=0, max_tokens=MOST_TOKENS, seed=session.request.sampling.seed)
-    )
     shown = [_as_candidate(f"finding {number}", str(each)) for number, each in enumerate(findings, start=1)]
-    async with session.stage("judge", judge.model, judge.model, session.config.deadlines.judge):
-        fitted = await fit(
-            session,
-            session.resolve(judge.model),
-            lambda texts: reviewing.grouping(messages, texts),
-            shown,
-            wanted=sampling.max_tokens,
-        )
-    request = session.asks(
-        reviewing.grouping(messages, fitted.texts),
-        sampling.capped(fitted.left),
-        response_format=structured.response_format("grouping", grouping_schema(len(findings))),
+    return await structured.consult_for(
+        Grouping,
+        session,
+        "judge",
+        judge,
+        lambda texts: reviewing.grouping(messages, texts),
+        shown,
+        most=MOST_TOKENS,
+        response_format=response_format("grouping", grouping_schema(len(findings))),
+        partly=True,
     )
-    return await structured.consult_for(Grouping, session, "judge", judge, request, partly=True)
 
 
 async def _hand_out(session: Session, judges: Sequence[Reference], found: Review) -> Choice:
     form = (session.request.response_format or {}).get("type", "text")
     if form not in ("text", "json_object"):
         messages = session.request.messages
-        report = _as_candidate("report", reporting.markdown(found))
+        report = _as_candidate("report", markdown(found))
         return await write(session, judges, lambda texts: reviewing.filling(messages, texts[0]), [report])
-    text = reporting.markdown(found) if form == "text" else reporting.as_json(found)
+    text = markdown(found) if form == "text" else as_json(found)
     readers = [each.model for each in (*judges, *session.config.panel)]
     choice = await limited(session, dict.fromkeys(readers), text)
     session.say(TextDelta(choice.text))

@@ -11,12 +11,12 @@ from local_fusion.core.events import StageStarted
 from local_fusion.core.model import Choice
 from local_fusion.core.records import Candidate, Saving
 from local_fusion.core.sampling import Sampling
-from local_fusion.errors import EmptyAnswer, LocalFusionError, RequestError
+from local_fusion.errors import LocalFusionError, RequestError
 from local_fusion.fusion.panel import Put, panel_failed, poll
 from local_fusion.fusion.seats import seats_of
 from local_fusion.fusion.session import Session
+from local_fusion.fusion.speaking import speak
 from local_fusion.fusion.strategies.verbatim import give
-from local_fusion.fusion.thinking import says_something
 from local_fusion.fusion.tool_calls import canonical
 from local_fusion.fusion.voting.answers import Answers
 from local_fusion.fusion.voting.counting import EVEN, Ballot, Count, count, verdict
@@ -62,13 +62,8 @@ async def _otherwise(session: Session, config: RouteConfig) -> Choice:
     whom, request = config.otherwise, session.request
     session.emit(StageStarted("panel", (whom.model,)))
     async with session.stage("panel", whom.model, whom.model, session.config.deadlines.panel):
-        reply = await session.resolve(whom.model).answer(
-            request.but(sampling=request.sampling.over(Sampling.of(whom))),
-            session.relay("panel", whom.model, session.say),
-        )
-        if not says_something(reply.choices[0]):
-            raise EmptyAnswer(f"{whom.model} came back empty")
-    return reply.choices[0]
+        asked = request.but(sampling=request.sampling.over(Sampling.of(whom)))
+        return await speak(session, "panel", whom.model, asked, session.say)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,15 +17,15 @@ from local_fusion.fusion.judges.analysis import analyse
 from local_fusion.fusion.panel import Put, ask_panel
 from local_fusion.fusion.prompts import layers, synthesis
 from local_fusion.fusion.refusals import substantial
-from local_fusion.fusion.rounds import ask_again
+from local_fusion.fusion.rounds.asking_again import ask_again
 from local_fusion.fusion.seats import seats_of
 from local_fusion.fusion.session import Session
-from local_fusion.fusion.strategies.verbatim import give
+from local_fusion.fusion.strategies.verbatim import may_stand_in, stand_in
 
 
 async def synthesize(session: Session) -> Choice:
     """The synthesizer's answer; without an analysis where the judge fails, and the first candidate, labelled as such,
-    where the synthesizer fails before its first word.
+    where the synthesizer fails before its first word. Raises what the synthesizer does where no draft may stand in.
     """
     config = session.config
     assert isinstance(config, SynthesizeConfig)
@@ -42,10 +42,10 @@ async def synthesize(session: Session) -> Choice:
             sampling=None if config.synthesizer else Sampling(),
         )
     except LocalFusionError:
-        if session.answered:
+        if not may_stand_in(session):
             raise
         session.note(f"the synthesizer failed: {candidates[0].id}, the first candidate in panel order, stands in")
-        return give(session, candidates[0])
+        return await stand_in(session, candidates[0])
 
 
 async def _layers(session: Session, config: SynthesizeConfig) -> list[Candidate]:

@@ -9,7 +9,7 @@ from math import inf
 from local_fusion.config.strategies import VoteConfig
 from local_fusion.core.model import Choice
 from local_fusion.core.records import Candidate
-from local_fusion.fusion.panel import Put
+from local_fusion.fusion.panel import Put, number_of
 from local_fusion.fusion.seats import seats_of
 from local_fusion.fusion.session import Session
 from local_fusion.fusion.strategies.verbatim import give
@@ -72,12 +72,14 @@ class _Asking:
         self._config = config
         self._answers = answers
         self._arrived = 0
+        self._warmup: set[int] = set()  # numbers of the candidates that set the bar
 
     async def run(self) -> list[Candidate]:
         """The candidates, in panel order. Raises as `ask_panel` does."""
         config = self._config
         samples = in_turn(seats_of(config.panel))
         warmup = 0 if config.early_cut is None else config.early_cut.warmup
+        self._warmup = {seat.first for seat in samples[:warmup]}
         size = len(samples) if config.adaptive is None else config.adaptive.wave
         waves = in_waves(samples[:warmup], size) + in_waves(samples[warmup:], size, apart=warmup > 0)
         return await ask_in_waves(self._session, waves, self._put, self._decided)
@@ -88,7 +90,7 @@ class _Asking:
         watch = None
         if wave.apart and cut is not None:
             self._arrived = len(candidates)
-            known = bars(candidates[: cut.warmup], cut.keep)
+            known = bars([each for each in candidates if number_of(each) in self._warmup], cut.keep)
             for model in sorted({seat.member.model for seat in wave.samples} - known.keys()):
                 self._once(f"no answer of {model} is cut early: too few of its first ones told how sure it was")
             # Until there are enough candidates nobody is cut, lest the quorum be missed.

@@ -20,7 +20,13 @@ logging.disable(logging.CRITICAL)
 
 from llm_consortium import create_consortium  # type: ignore[import-not-found]  # noqa: E402
 
-METHODS = {"synthesis": "default", "rank": "rank"}
+# How it judges, and its most rounds: by itself it goes on for up to three, until the arbiter claims to be confident.
+WAYS = {
+    "synthesis": ("default", 3),
+    "rank": ("rank", 3),
+    "synthesis, one round": ("default", 1),
+    "rank, one round": ("rank", 1),
+}
 MEMBERS = 3
 
 
@@ -28,13 +34,13 @@ def answer(asked: dict[str, Any]) -> dict[str, Any]:
     model = {"model_id": "engine", "model_name": asked["model"], "api_base": asked["base_url"], "api_key_name": "none"}
     pathlib.Path(home.name, "extra-openai-models.yaml").write_text(json.dumps([model]))
     pathlib.Path(home.name, "keys.json").write_text(json.dumps({"none": "none"}))
-    # One round: by itself it goes on for up to three, until the arbiter claims to be confident.
+    method, rounds = WAYS[asked["way"]]
     consortium = create_consortium(
         models=[f"engine:{MEMBERS}"],
         arbiter="engine",
-        max_iterations=1,
+        max_iterations=rounds,
         minimum_iterations=1,
-        judging_method=METHODS[asked["way"]],
+        judging_method=method,
     )
     started = time.monotonic()
     result = consortium.orchestrate(asked["prompt"])

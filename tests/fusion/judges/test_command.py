@@ -24,6 +24,7 @@ async def test_an_accepted_candidate_beats_a_rejected_one() -> None:
     assert verdict.absolute
     assert (verdict.winner, verdict.tied) == ("c2", False)
     assert verdict.reason == "sh accepted 1 of 2 candidates; c1: it is bad"
+    assert verdict.reasons == {"c1": "it is bad"}
     assert session.failures == []
 
 

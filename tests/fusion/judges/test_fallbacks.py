@@ -26,7 +26,10 @@ async def test_the_third_judge_judges_where_the_first_two_fail_and_all_failures_
         ("judge", "sh on c1", "verifier_failed"),
         ("judge", "sh on c2", "verifier_failed"),
     ]
-    assert session.notes == ["judge 1 failed: judge 2 took its place", "judge 2 failed: judge 3 took its place"]
+    assert session.notes == [
+        "judge 1 failed: judge 2 is asked in its place",
+        "judge 2 failed: judge 3 is asked in its place",
+    ]
 
 
 async def test_a_judge_that_judges_leaves_those_after_it_alone() -> None:

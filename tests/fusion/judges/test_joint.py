@@ -11,6 +11,7 @@ from local_fusion.errors import EngineDied
 from tests.fusion.judges.courts import Grader, court, judged, likes, shown, written
 from tests.scripted import Scripted, asking
 
+RUBRIC = {"kind": "rubric", "model": "q", "criteria": ["right"]}
 FAILING = {"command": ["sh", "-c", "exit 3"]}
 
 
@@ -70,6 +71,12 @@ async def test_a_program_and_a_judge_find_the_best_of_those_that_work() -> None:
     verdict = await judged(session, written("pretty", "ok_1", "ok_2", "bad"))
     assert verdict.winner == "c3"
     assert verdict.absolute
+
+
+async def test_what_each_judge_says_about_a_candidate_is_told_together() -> None:
+    program = {"command": ["sh", "-c", 'read x; [ "$x" = y ] || { echo "$x fails"; exit 1; }']}
+    verdict = await judged(court([grades("q", x=3, y=7)], joint(program, RUBRIC)), written("x", "y"))
+    assert verdict.reasons == {"c1": "x fails\n\nas x is", "c2": "as y is"}
 
 
 async def test_a_judge_that_prefers_its_own_answers_gains_nothing() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from local_fusion.core.chat import ChatRequest
+from local_fusion.core.model import Choice
 from local_fusion.core.sampling import Sampling
 from local_fusion.errors import EngineDied, EngineRejected
 from local_fusion.fusion.judges.rubric import MOST_TOKENS, response_format
@@ -37,6 +38,7 @@ async def test_a_score_is_the_mean_of_the_grades_and_the_best_reasons_are_kept()
     assert verdict.absolute
     assert verdict.winner == "c2"
     assert verdict.reason == "c2: half of it; c1: wrong"
+    assert verdict.reasons == {"c1": "wrong", "c2": "half of it"}
 
 
 async def test_each_candidate_is_graded_in_a_call_of_its_own_that_shares_all_but_the_answer() -> None:
@@ -89,6 +91,18 @@ async def test_fences_words_and_thoughts_around_the_report_do_not_matter(around:
     judge = Scripted("judge", answers=lambda request: around.replace("{{maybe}}", "{maybe}").replace("{}", report(9)))
     session = court([judge], rubric())
     assert (await judged(session, written("x"))).scores == {"c1": 1.0}
+    assert session.failures == []
+
+
+async def test_a_judge_that_was_still_thinking_is_asked_again_with_more_room() -> None:
+    class Thinks(Scripted):
+        def _choice(self, request: ChatRequest, index: int) -> Choice:
+            short = request.sampling.max_tokens == MOST_TOKENS
+            return Choice("<think>hm", "length") if short else Choice(report(9))
+
+    session = court([Thinks("judge")], rubric())
+    assert (await judged(session, written("x"))).scores == {"c1": 1.0}
+    assert session.notes == [f"judge on c1 was still thinking after {MOST_TOKENS} tokens: asked again with more room"]
     assert session.failures == []
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from local_fusion.core.model import FusionReport
+from local_fusion.core.chat import ChatRequest, ToolCall
+from local_fusion.core.model import Choice, Emit, FusionReport, Reply, unheard
 from local_fusion.core.records import Saving
 from local_fusion.core.sampling import Sampling
 from local_fusion.errors import EngineDied, PanelFailed
@@ -17,11 +18,16 @@ from tests.fusion.voting.slow import Slow
 from tests.scripted import Scripted, asking, fusion
 
 
+def seed_of(request: ChatRequest) -> int:
+    assert request.sampling.seed is not None
+    return request.sampling.seed
+
+
 class Numbered(Scripted):
     """Sample n of this member is always the same, in whatever wave it is asked for: its seed tells which it is."""
 
     def _choice(self, request: Any, index: int) -> Any:
-        return super()._choice(request, request.sampling.seed % 1000 + index)
+        return super()._choice(request, seed_of(request) - seed_of(self.requests[0]) + index)
 
 
 async def outcome(models: Sequence[Scripted], samples: int, **options: Any) -> tuple[str, FusionReport]:
@@ -41,7 +47,8 @@ async def test_members_are_asked_in_turn_a_wave_at_a_time() -> None:
 async def test_samples_of_later_waves_are_drawn_as_they_would_have_been_at_once() -> None:
     model = Scripted("a", [str(number) for number in range(8)])
     await outcome([model], 8, adaptive={"wave": 3, "confidence": 1})
-    assert [(request.sampling.seed, request.samples) for request in model.requests] == [(0, 3), (3, 3), (6, 2)]
+    first = seed_of(model.requests[0])
+    assert [(seed_of(request) - first, request.samples) for request in model.requests] == [(0, 3), (3, 3), (6, 2)]
 
 
 async def test_an_agreeing_panel_is_asked_no_further() -> None:
@@ -105,6 +112,40 @@ async def test_a_member_that_fails_is_not_asked_again_and_its_samples_are_no_sav
     assert len(report.candidates) == 4
     assert [failure.message for failure in report.failed] == ["gone"]
     assert report.savings == ()
+
+
+async def test_a_member_one_of_whose_samples_came_back_empty_is_asked_for_the_others() -> None:
+    _, report = await outcome([Numbered("a", ["", "1", "2", "3"])], 4, adaptive={"wave": 2, "confidence": 1})
+    assert [candidate.text for candidate in report.candidates] == ["1", "2", "3"]
+    assert [failure.code for failure in report.failed] == ["empty_answer"]
+
+
+async def test_a_wave_of_which_all_is_written_is_not_broken_off_by_what_it_decides() -> None:
+    """Its engine has yet to say what the call used."""
+
+    class Lingers(Scripted):
+        done = 0
+
+        async def answer(self, request: ChatRequest, emit: Emit = unheard) -> Reply:
+            reply = await super().answer(request, emit)
+            for _ in range(10):
+                await asyncio.sleep(0)
+            self.done += 1
+            return reply
+
+    model = Lingers("a", ["42"])
+    _, report = await outcome([model], 4, adaptive={"wave": 3, "confidence": 1})
+    assert model.done == 1
+    assert [saving.samples for saving in report.savings] == [1]
+
+
+async def test_where_tools_are_offered_words_decide_nothing_while_most_may_still_call() -> None:
+    look = ToolCall("1", "look", "{}")
+    model = Scripted("a", choices=[Choice("", "tool_calls", (look,)), Choice("42"), Choice("42")])
+    config = {"strategy": "vote", "panel": [{"model": "a", "samples": 4}], "adaptive": {"wave": 3, "confidence": 0.6}}
+    reply = await fusion([model], f=config)["f"].answer(asking(tools=({"type": "function"},)))
+    assert [request.samples for request in model.requests] == [3, 1]
+    assert reply.choices[0].tool_calls == (look,)
 
 
 async def test_where_all_members_fail_the_causes_are_told_once() -> None:

@@ -108,6 +108,13 @@ class TestClusters:
         assert report.verdict.winner == "c1"
         assert sorted(map(len, report.verdict.votes.values())) == [2, 3]
 
+    async def test_texts_that_end_in_the_same_number_are_not_the_same(self) -> None:
+        judge = Scripted("judge", ['{"groups": [[1], [2]]}'])
+        report = await outcome(["It was Ada, in 1843.", "The answer is Grace, in 1843."], judge, **CLUSTER)
+        assert report.verdict is not None
+        assert sorted(report.verdict.votes.values()) == [["c1"], ["c2"]]
+        assert report.verdict.judge == "judge"
+
     async def test_the_judge_is_asked_in_constrained_json_below_the_untouched_conversation(self) -> None:
         judge = Grouping("judge")
         await outcome(FREE, judge, **CLUSTER)

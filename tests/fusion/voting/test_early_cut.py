@@ -121,6 +121,16 @@ async def test_each_model_is_measured_by_its_own_bar() -> None:
     assert len(ids(report)) == 12
 
 
+async def test_only_the_warm_up_sets_the_bar_however_many_waves_follow_it() -> None:
+    models = [
+        Numbered("a", choices=[answer(42, 9.0)]),
+        Numbered("b", choices=[*[answer(42, 2.0)] * 3, answer(41, 1.0)]),
+    ]
+    report = await outcome(models, 4, adaptive={"wave": 2, "confidence": 1}, extract="text")
+    assert [saving.reason[:8] for saving in report.savings if saving.kind == "hopeless"] == ["c8 of b "]
+    assert report.notes == ()
+
+
 async def test_nobody_is_cut_while_the_quorum_is_not_there() -> None:
     model = Numbered("a", choices=[*[answer(42, 9.0)] * 4, *[answer(41, 2.0)] * 3])
     report = await outcome([model], 7, quorum=7)

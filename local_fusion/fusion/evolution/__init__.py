@@ -1,0 +1,1 @@
+"""A genetic search: who breeds and who stays, how children are written, how candidates stand."""

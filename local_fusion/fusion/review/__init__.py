@@ -1,0 +1,1 @@
+"""What is wrong with a document: what reviewers found, and how that is told."""

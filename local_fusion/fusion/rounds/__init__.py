@@ -1,0 +1,1 @@
+"""Members that are asked again, with what everybody answered before in sight."""
