@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from local_fusion.config.schema import EngineSettings, ModelConfig
 from local_fusion.engines.command import EngineCommand, engine_command, with_smaller_cache
@@ -20,6 +21,10 @@ from local_fusion.planner.plan import Placement
 from tests.fake_engine import FakeHost, Script
 
 MakeEngine = Callable[..., Engine]
+
+# A test's time depends on what else the machine does, and pytest's own time limit bounds it.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True)

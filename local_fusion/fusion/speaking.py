@@ -11,7 +11,15 @@ from local_fusion.core.events import TextDelta
 from local_fusion.core.model import Choice
 from local_fusion.core.records import Stage
 from local_fusion.fusion.session import Session
-from local_fusion.fusion.thinking import emptied_by_cap, empty_answer, says_something, with_more_room, without_thinking
+from local_fusion.fusion.thinking import (
+    Thoughts,
+    emptied_by_cap,
+    empty_answer,
+    says_something,
+    thought_first,
+    with_more_room,
+    without_thinking,
+)
 
 Result = TypeVar("Result")
 
@@ -25,10 +33,16 @@ async def speak(
     Raises what the model raises, and `EmptyAnswer`; but to what has been begun (`prefix`) there may be nothing to add.
     """
 
-    async def ask(request: ChatRequest) -> Choice:
+    async def go_on() -> Choice:
         return (await session.resolve(name).answer(request, session.relay(stage, name, say))).choices[0]
 
-    return await (ask(request) if request.prefix else _with_room(session, name, name, request, ask))
+    async def ask(request: ChatRequest) -> Choice:
+        thoughts = Thoughts(say)
+        reply = await session.resolve(name).answer(request, session.relay(stage, name, thoughts))
+        thoughts.end()
+        return thought_first(reply.choices[0])
+
+    return await (go_on() if request.prefix else _with_room(session, name, name, request, ask))
 
 
 async def ask_quietly(session: Session, stage: Stage, name: str, request: ChatRequest, *, label: str = "") -> Choice:

@@ -1,13 +1,17 @@
-"""Thinking is no part of an answer: it is split off, so that no judge and no vote takes it for one.
+"""Thinking is no part of an answer: it is split off, so that no judge, no vote and no client takes it for one.
 
-Not of an answer that is streamed as it is written: that is for the engine's `reasoning_parser`.
+An engine with a `reasoning_parser` does that itself. Without one the tags tell; where a chat template has written the
+opening one, they tell too late for an answer that is streamed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Literal
 
 from local_fusion.core.chat import ChatRequest
+from local_fusion.core.events import TextDelta
 from local_fusion.core.model import ChatModel, Choice
 from local_fusion.errors import EmptyAnswer
 
@@ -29,6 +33,52 @@ def without_thinking(choice: Choice) -> Choice:
             return choice
     reasoning = "\n".join(filter(None, (choice.reasoning, thought.strip())))
     return replace(choice, text=answer.lstrip(), reasoning=reasoning)
+
+
+def thought_first(choice: Choice) -> Choice:
+    """The same for an answer that was streamed: only what an opening tag began is `reasoning`."""
+    return without_thinking(choice) if choice.text.lstrip().startswith(_OPEN) else choice
+
+
+class Thoughts:
+    """Hands an answer on to `say` as it comes, with what it thinks first, in tags, as `reasoning`."""
+
+    def __init__(self, say: Callable[[TextDelta], None]) -> None:
+        self._say = say
+        self._at: Literal["beginning", "thought", "gap", "answer"] = "beginning"
+        self._held = ""
+
+    def __call__(self, delta: TextDelta) -> None:
+        """Take more of the answer; what may be the beginning of a tag is held back until it is known."""
+        text, self._held, thought = self._held + delta.text, "", ""
+        if self._at == "beginning":
+            begun = text.lstrip()
+            if begun.startswith(_OPEN):
+                self._at, text = "thought", begun.removeprefix(_OPEN)
+            elif _OPEN.startswith(begun):
+                text, self._held = "", text
+            else:
+                self._at = "answer"
+        if self._at == "thought":
+            thought, closed, text = text.partition(_CLOSE)
+            if closed:
+                self._at = "gap"
+            else:
+                most = range(min(len(_CLOSE) - 1, len(thought)), 0, -1)
+                held = next((size for size in most if _CLOSE.startswith(thought[-size:])), 0)
+                thought, self._held = thought[: len(thought) - held], thought[len(thought) - held :]
+        if self._at == "gap":
+            text = text.lstrip()
+            self._at = "answer" if text else "gap"
+        self._say(replace(delta, text=text, reasoning=delta.reasoning + thought))
+
+    def end(self) -> None:
+        """The answer is over: what was held back is no tag."""
+        if self._held and self._at == "beginning":
+            self._say(TextDelta(self._held))
+        elif self._held:
+            self._say(TextDelta("", reasoning=self._held))
+        self._held = ""
 
 
 def says_something(choice: Choice) -> bool:

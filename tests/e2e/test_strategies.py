@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from local_fusion.config.loading import load_config
 from local_fusion.config.strategies import STRATEGY_CONFIGS
 from tests.cli.commands import ROOT
-from tests.e2e.real import RealServer, fusion_of, real_server
+from tests.e2e.real import RealServer, fusion_of, get_metrics, real_server
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 
@@ -105,3 +106,24 @@ def test_tools_are_offered_to_members_and_their_calls_come_back_as_one(server: R
     (call,) = choice.message.tool_calls
     assert call.function.name == "get_weather"
     assert call.function.arguments.replace(" ", "") in ('{"city":"Paris"}', '{"city":"Rome"}')
+
+
+def cached_tokens(server: RealServer) -> float:
+    """Prompt tokens that vLLM's prefix cache has spared so far, as it counts them itself."""
+    said = re.findall(
+        r"^vllm:prefix_cache_hits_total\{.*\} (\S+)$", get_metrics(server.socket("smollm2")), re.MULTILINE
+    )
+    assert said, "vLLM no longer counts the hits of its prefix cache"
+    return sum(map(float, said))
+
+
+@pytest.mark.parametrize("fusion", ["best_of", "council", "debate", "converge"])
+def test_judges_and_later_rounds_read_a_long_conversation_once(server: RealServer, fusion: str) -> None:
+    # Blocks of the cache are 128 tokens long on the CPU, and only whole ones are shared.
+    question = " ".join(f"{fusion} {number}: the mill stands by the river." for number in range(60)) + f" {QUESTION}"
+    before = cached_tokens(server)
+    answer = ask(server, fusion, question)
+    calls = answer.usage.fusion["calls"]
+    assert len(calls) > 1
+    shared = (calls[0]["prompt_tokens"] // 128 - 1) * 128
+    assert cached_tokens(server) - before >= shared * (len(calls) - 2) > 0

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from local_fusion.core.events import TextDelta
 from local_fusion.core.model import Choice
 from local_fusion.core.sampling import Sampling
-from local_fusion.fusion.thinking import emptied_by_cap, empty_answer, says_something, with_more_room, without_thinking
-from tests.scripted import Scripted, asking
+from local_fusion.fusion.thinking import (
+    Thoughts,
+    emptied_by_cap,
+    empty_answer,
+    says_something,
+    thought_first,
+    with_more_room,
+    without_thinking,
+)
+from tests.scripted import Heard, Scripted, asking, fusion
 
 
 @pytest.mark.parametrize(
@@ -54,3 +65,32 @@ async def test_more_room_is_four_times_the_tokens_as_far_as_the_context_goes(
         model, asking("one two three four five", samples=3, sampling=Sampling(max_tokens=limit))
     )
     assert (None if more is None else (more.sampling.max_tokens, more.samples)) == (room and (room, 1))
+
+
+PIECES = st.lists(
+    st.sampled_from(["<think>", "</think>", "<", "think", ">", "</", " ", "\n", "42", "hm", "<thin"]), max_size=12
+)
+
+
+@given(PIECES, st.data())
+def test_a_stream_is_split_as_the_whole_is_however_it_is_cut(pieces: list[str], data: st.DataObject) -> None:
+    text = "".join(pieces)
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(text)), max_size=6)))
+    heard = Heard()
+    thoughts = Thoughts(heard)
+    for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True):
+        thoughts(TextDelta(text[start:end], tokens=1))
+    thoughts.end()
+    whole = thought_first(Choice(text))
+    assert heard.text == whole.text
+    assert "".join(event.reasoning for event in heard.of(TextDelta)).strip() == whole.reasoning
+    assert sum(event.tokens for event in heard.of(TextDelta)) == len(cuts) + 1
+
+
+async def test_what_a_model_thinks_in_tags_is_streamed_as_reasoning() -> None:
+    model, heard = Scripted("a", ["<think> 6 times 7 </think> It is 42."]), Heard()
+    reply = await fusion([model], f={"strategy": "single", "panel": ["a"]})["f"].answer(asking(), heard)
+    assert heard.text == reply.choices[0].text == "It is 42."
+    assert (
+        "".join(event.reasoning for event in heard.of(TextDelta)).strip() == reply.choices[0].reasoning == "6 times 7"
+    )
