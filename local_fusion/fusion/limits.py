@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from local_fusion.core.chat import Message
 from local_fusion.core.model import ChatModel, Choice
 from local_fusion.errors import LocalFusionError
-from local_fusion.fusion.seats import stops_of
+from local_fusion.fusion.panel.seats import stops_of
 from local_fusion.fusion.session import Session
 
 ATTEMPTS = 8

@@ -16,7 +16,7 @@ from local_fusion.core.model import Emit, FusionReport, Reply, Room, Score, unhe
 from local_fusion.core.records import CallRecord, Failure
 from local_fusion.errors import LocalFusionError, RequestError
 from local_fusion.fusion.cadence import convene_in_time
-from local_fusion.fusion.panel import panel_failed
+from local_fusion.fusion.panel.polling import panel_failed
 from local_fusion.fusion.session import Resolve, Session, StandIn
 from local_fusion.fusion.strategies import STRATEGIES
 from local_fusion.fusion.tool_calls import Settled

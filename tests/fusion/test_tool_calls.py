@@ -13,7 +13,7 @@ from local_fusion.core.chat import ToolCall
 from local_fusion.core.events import TextDelta
 from local_fusion.core.model import Choice, FusionReport, Reply
 from local_fusion.errors import RequestError
-from local_fusion.fusion.panel import Put, ask_panel
+from local_fusion.fusion.panel.polling import Put, ask_panel
 from local_fusion.fusion.session import Session
 from local_fusion.fusion.strategies import STRATEGIES
 from local_fusion.fusion.tool_calls import Settled, canonical

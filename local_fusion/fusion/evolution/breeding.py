@@ -14,10 +14,10 @@ from local_fusion.errors import LocalFusionError
 from local_fusion.fusion.calls import consult_about
 from local_fusion.fusion.evolution.islands import Parents
 from local_fusion.fusion.fitting import fit
-from local_fusion.fusion.panel import Put, number_of, poll
+from local_fusion.fusion.panel.polling import Put, number_of, poll
+from local_fusion.fusion.panel.seats import Seat, sampling_of, seats_of
 from local_fusion.fusion.prompts import evolving
 from local_fusion.fusion.prompts.layout import Messages, with_persona
-from local_fusion.fusion.seats import Seat, sampling_of, seats_of
 from local_fusion.fusion.session import Session
 
 CRITIC_TOKENS = 512  # of a critique, unless the critic is configured otherwise

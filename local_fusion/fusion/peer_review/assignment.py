@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from local_fusion.core.records import Candidate
 from local_fusion.fusion.judges.deciding import distinct
+from local_fusion.fusion.panel.seats import Seat, seats_of
 from local_fusion.fusion.peer_review.ranking import spread
-from local_fusion.fusion.seats import Seat, seats_of
 from local_fusion.fusion.session import Session
 
 MOST_SHOWN = 8  # answers that one member is asked about: so the cost grows with the panel, not with its square

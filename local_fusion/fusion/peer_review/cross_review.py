@@ -17,10 +17,10 @@ from local_fusion.fusion.judges.combining import levelled
 from local_fusion.fusion.judges.deciding import decided, distinct
 from local_fusion.fusion.judges.pointwise import expected
 from local_fusion.fusion.judges.weighing import weighed
+from local_fusion.fusion.panel.seats import Seat
 from local_fusion.fusion.peer_review.assignment import others_of
 from local_fusion.fusion.prompts import judging
 from local_fusion.fusion.prompts.layout import Messages, with_persona
-from local_fusion.fusion.seats import Seat
 from local_fusion.fusion.session import Session
 
 Marks = dict[str, float]

@@ -9,13 +9,13 @@ from local_fusion.core.concurrency import together
 from local_fusion.core.events import StageStarted
 from local_fusion.core.records import Candidate, Failure
 from local_fusion.errors import LocalFusionError
-from local_fusion.fusion.asking import Take, ask_member
 from local_fusion.fusion.fitting import fit
-from local_fusion.fusion.panel import Put, number_of
+from local_fusion.fusion.panel.asking import Take, ask_member
+from local_fusion.fusion.panel.polling import Put, number_of
+from local_fusion.fusion.panel.seats import Seat, sampling_of
+from local_fusion.fusion.panel.waiting import Gathering
 from local_fusion.fusion.prompts.layout import Messages, with_persona
-from local_fusion.fusion.seats import Seat, sampling_of
 from local_fusion.fusion.session import Session
-from local_fusion.fusion.waiting import Gathering
 
 Prompt = Callable[[Seat, Sequence[str]], Messages]
 """What a member is shown, given the texts of the answers: for members of one model the same as far as possible."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from local_fusion.core.records import Candidate
-from local_fusion.fusion.panel import Put, ask_panel, number_of
+from local_fusion.fusion.panel.polling import Put, ask_panel, number_of
+from local_fusion.fusion.panel.seats import Seat, seats_of
 from local_fusion.fusion.prompts import debate
 from local_fusion.fusion.refusals import without_refusals
 from local_fusion.fusion.rounds.asking_again import ask_again
-from local_fusion.fusion.seats import Seat, seats_of
 from local_fusion.fusion.session import Session
 
 

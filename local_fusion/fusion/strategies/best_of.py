@@ -9,7 +9,7 @@ from local_fusion.core.model import Choice
 from local_fusion.core.records import Candidate, Saving, Verdict
 from local_fusion.errors import LocalFusionError
 from local_fusion.fusion.judges import judge
-from local_fusion.fusion.panel import Put, ask_panel
+from local_fusion.fusion.panel.polling import Put, ask_panel
 from local_fusion.fusion.session import Session
 from local_fusion.fusion.strategies.verbatim import give
 

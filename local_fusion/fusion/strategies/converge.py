@@ -15,7 +15,7 @@ from local_fusion.core.records import Candidate, Saving, Verdict
 from local_fusion.errors import LocalFusionError
 from local_fusion.fusion.judges import judge
 from local_fusion.fusion.judges.deciding import EVEN
-from local_fusion.fusion.panel import number_of
+from local_fusion.fusion.panel.polling import number_of
 from local_fusion.fusion.peer_review.assignment import reviewers
 from local_fusion.fusion.peer_review.cross_review import cross_review
 from local_fusion.fusion.refusals import substantial, without_refusals

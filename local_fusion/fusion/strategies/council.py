@@ -22,13 +22,13 @@ from local_fusion.errors import EngineRejected, LocalFusionError
 from local_fusion.fusion.calls import write
 from local_fusion.fusion.fitting import fit
 from local_fusion.fusion.judges.deciding import decided, distinct
-from local_fusion.fusion.panel import Put, ask_panel
+from local_fusion.fusion.panel.polling import Put, ask_panel
+from local_fusion.fusion.panel.seats import Seat
 from local_fusion.fusion.peer_review.assignment import others_of, reviewers
 from local_fusion.fusion.peer_review.ranking import Places, agreement, joined, places_of, scores
 from local_fusion.fusion.prompts import council as prompts
 from local_fusion.fusion.prompts.layout import Messages, with_persona
 from local_fusion.fusion.refusals import substantial
-from local_fusion.fusion.seats import Seat
 from local_fusion.fusion.session import Session
 from local_fusion.fusion.speaking import ask_quietly
 from local_fusion.fusion.strategies.verbatim import may_stand_in, stand_in

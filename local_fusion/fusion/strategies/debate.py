@@ -12,7 +12,7 @@ from local_fusion.core.model import Choice
 from local_fusion.core.records import Candidate, Saving
 from local_fusion.errors import LocalFusionError
 from local_fusion.fusion.calls import write
-from local_fusion.fusion.panel import number_of
+from local_fusion.fusion.panel.polling import number_of
 from local_fusion.fusion.prompts import debate as prompts
 from local_fusion.fusion.refusals import substantial, without_refusals
 from local_fusion.fusion.rounds.table import Table

@@ -19,7 +19,7 @@ from local_fusion.errors import LocalFusionError
 from local_fusion.fusion.evolution.breeding import Breeder
 from local_fusion.fusion.evolution.islands import Island, couples, deal, distinct, survivors, visitors
 from local_fusion.fusion.evolution.standing import Standing
-from local_fusion.fusion.panel import Put, ask_panel
+from local_fusion.fusion.panel.polling import Put, ask_panel
 from local_fusion.fusion.session import Session
 from local_fusion.fusion.strategies.verbatim import give
 

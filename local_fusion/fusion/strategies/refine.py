@@ -19,11 +19,11 @@ from local_fusion.core.records import Candidate, Failure, Verdict
 from local_fusion.errors import LocalFusionError, VerifierFailed
 from local_fusion.fusion import structured
 from local_fusion.fusion.fitting import ANSWER_ROOM
-from local_fusion.fusion.panel import Put, ask_panel, poll
+from local_fusion.fusion.panel.polling import Put, ask_panel, poll
+from local_fusion.fusion.panel.seats import Seat, sampling_of, seats_of
 from local_fusion.fusion.prompts import refining
 from local_fusion.fusion.prompts.layout import Messages, shortened, with_persona
 from local_fusion.fusion.prompts.schemas import fields, response_format, text
-from local_fusion.fusion.seats import Seat, sampling_of, seats_of
 from local_fusion.fusion.session import Session
 from local_fusion.fusion.strategies.verbatim import give
 from local_fusion.fusion.verifying import Accepted, verify

@@ -20,14 +20,14 @@ from local_fusion.core.events import StageStarted, TextDelta
 from local_fusion.core.model import Choice
 from local_fusion.core.records import Candidate
 from local_fusion.errors import ContextTooLong, LocalFusionError, RequestError
-from local_fusion.fusion.panel import number_of, require_quorum
+from local_fusion.fusion.panel.polling import number_of, require_quorum
+from local_fusion.fusion.panel.seats import Seat, sampling_of, seats_of, stops_of
+from local_fusion.fusion.panel.waiting import Gathering
 from local_fusion.fusion.prompts.layout import with_persona
-from local_fusion.fusion.seats import Seat, sampling_of, seats_of, stops_of
 from local_fusion.fusion.segments import Draft, Scale, stop_in, to_last_word, unsure_end
 from local_fusion.fusion.session import Session
 from local_fusion.fusion.speaking import held_to_format, speak, unless_cut
 from local_fusion.fusion.thinking import empty_answer
-from local_fusion.fusion.waiting import Gathering
 
 
 async def relay(session: Session) -> Choice:

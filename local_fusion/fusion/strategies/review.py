@@ -17,7 +17,7 @@ from local_fusion.errors import EngineRejected, LocalFusionError, RequestError
 from local_fusion.fusion import structured
 from local_fusion.fusion.calls import write
 from local_fusion.fusion.limits import limited
-from local_fusion.fusion.panel import Put, ask_panel, panel_failed
+from local_fusion.fusion.panel.polling import Put, ask_panel, panel_failed
 from local_fusion.fusion.prompts import reviewing
 from local_fusion.fusion.prompts.schemas import fields, response_format
 from local_fusion.fusion.review.findings import (

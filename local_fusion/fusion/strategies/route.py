@@ -12,8 +12,8 @@ from local_fusion.core.model import Choice
 from local_fusion.core.records import Candidate, Saving
 from local_fusion.core.sampling import Sampling
 from local_fusion.errors import LocalFusionError, RequestError
-from local_fusion.fusion.panel import Put, panel_failed, poll
-from local_fusion.fusion.seats import seats_of
+from local_fusion.fusion.panel.polling import Put, panel_failed, poll
+from local_fusion.fusion.panel.seats import seats_of
 from local_fusion.fusion.session import Session
 from local_fusion.fusion.speaking import speak
 from local_fusion.fusion.strategies.verbatim import give

@@ -6,7 +6,7 @@ from local_fusion.core.events import StageStarted
 from local_fusion.core.model import Choice
 from local_fusion.core.sampling import Sampling
 from local_fusion.errors import LocalFusionError, RequestError
-from local_fusion.fusion.panel import panel_failed
+from local_fusion.fusion.panel.polling import panel_failed
 from local_fusion.fusion.prompts.layout import with_persona
 from local_fusion.fusion.session import Session
 from local_fusion.fusion.speaking import speak

@@ -14,11 +14,11 @@ from local_fusion.core.sampling import Sampling
 from local_fusion.errors import LocalFusionError
 from local_fusion.fusion.calls import write
 from local_fusion.fusion.judges.analysis import analyse
-from local_fusion.fusion.panel import Put, ask_panel
+from local_fusion.fusion.panel.polling import Put, ask_panel
+from local_fusion.fusion.panel.seats import seats_of
 from local_fusion.fusion.prompts import layers, synthesis
 from local_fusion.fusion.refusals import substantial
 from local_fusion.fusion.rounds.asking_again import ask_again
-from local_fusion.fusion.seats import seats_of
 from local_fusion.fusion.session import Session
 from local_fusion.fusion.strategies.verbatim import may_stand_in, stand_in
 

@@ -9,8 +9,8 @@ from math import inf
 from local_fusion.config.strategies import VoteConfig
 from local_fusion.core.model import Choice
 from local_fusion.core.records import Candidate
-from local_fusion.fusion.panel import Put, number_of
-from local_fusion.fusion.seats import seats_of
+from local_fusion.fusion.panel.polling import Put, number_of
+from local_fusion.fusion.panel.seats import seats_of
 from local_fusion.fusion.session import Session
 from local_fusion.fusion.strategies.verbatim import give
 from local_fusion.fusion.voting.agreeing import ACCEPTED, agree

@@ -8,7 +8,7 @@ from math import exp, fsum
 from typing import Literal
 
 from local_fusion.core.records import Candidate, Verdict
-from local_fusion.fusion.panel import number_of
+from local_fusion.fusion.panel.polling import number_of
 
 Weights = Literal["none", "logprob", "certainty"]
 EVEN = 1e-9  # of the larger: sums of floats that differ by less are the same

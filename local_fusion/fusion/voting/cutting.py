@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from local_fusion.core.events import TextDelta
 from local_fusion.core.records import Candidate, Certainty
-from local_fusion.fusion.seats import Seat
+from local_fusion.fusion.panel.seats import Seat
 
 LEAST = 2  # candidates of a model that say how sure its answers usually are
 

@@ -9,8 +9,8 @@ from itertools import groupby
 from local_fusion.core.records import Candidate, Saving
 from local_fusion.errors import LocalFusionError
 from local_fusion.fusion import tool_calls
-from local_fusion.fusion.panel import Put, number_of, poll, require_quorum
-from local_fusion.fusion.seats import Seat
+from local_fusion.fusion.panel.polling import Put, number_of, poll, require_quorum
+from local_fusion.fusion.panel.seats import Seat
 from local_fusion.fusion.session import Session
 
 # Says why no more samples are needed: of the candidates so far, how many may still come, and whether the candidates are

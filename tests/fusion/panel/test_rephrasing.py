@@ -9,8 +9,8 @@ from local_fusion.core.chat import ChatRequest, Message
 from local_fusion.core.model import ChatModel, Choice
 from local_fusion.core.sampling import Sampling
 from local_fusion.errors import EngineDied
-from local_fusion.fusion.panel import Put, ask_panel, poll
-from local_fusion.fusion.seats import seats_of
+from local_fusion.fusion.panel.polling import Put, ask_panel, poll
+from local_fusion.fusion.panel.seats import seats_of
 from local_fusion.fusion.session import Session
 from tests.scripted import Heard, Scripted, asking, fusion
 

@@ -8,9 +8,9 @@ from local_fusion.core.chat import ChatRequest
 from local_fusion.core.model import Choice
 from local_fusion.core.sampling import Sampling
 from local_fusion.errors import LocalFusionError
+from local_fusion.fusion.panel.seats import Seat
 from local_fusion.fusion.prompts import rephrasing
 from local_fusion.fusion.prompts.layout import question
-from local_fusion.fusion.seats import Seat
 from local_fusion.fusion.session import Session
 from local_fusion.fusion.thinking import without_thinking
 

@@ -15,8 +15,8 @@ from local_fusion.core.events import CallEnded, ChoiceEnded, MemberFinished, Sav
 from local_fusion.core.model import Choice, Emit, Reply, unheard
 from local_fusion.core.records import Candidate
 from local_fusion.errors import EngineDied, LocalFusionError, PanelFailed
-from local_fusion.fusion.panel import Put, ask_panel, poll
-from local_fusion.fusion.seats import Seat, seats_of
+from local_fusion.fusion.panel.polling import Put, ask_panel, poll
+from local_fusion.fusion.panel.seats import Seat, seats_of
 from local_fusion.fusion.session import Session
 from local_fusion.simulation import clock
 from tests.scripted import Heard, Scripted, asking, fusion

@@ -10,11 +10,11 @@ from local_fusion.core.events import StageStarted, TextDelta
 from local_fusion.core.records import Candidate, Failure
 from local_fusion.errors import LocalFusionError, PanelFailed, RequestError
 from local_fusion.fusion import tool_calls
-from local_fusion.fusion.asking import ask_member
+from local_fusion.fusion.panel.asking import ask_member
+from local_fusion.fusion.panel.seats import Seat, seats_of
+from local_fusion.fusion.panel.waiting import Gathering
 from local_fusion.fusion.prompts.layout import Messages
-from local_fusion.fusion.seats import Seat, seats_of
 from local_fusion.fusion.session import Session
-from local_fusion.fusion.waiting import Gathering
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,9 +12,9 @@ from local_fusion.core.events import MemberFinished, MemberProgress, MemberStart
 from local_fusion.core.model import Choice
 from local_fusion.core.records import Candidate, Failure, Saving
 from local_fusion.errors import LocalFusionError
+from local_fusion.fusion.panel.rephrasing import rephrased
+from local_fusion.fusion.panel.seats import Seat, sampling_of
 from local_fusion.fusion.prompts.layout import with_persona
-from local_fusion.fusion.rephrasing import rephrased
-from local_fusion.fusion.seats import Seat, sampling_of
 from local_fusion.fusion.session import Session
 from local_fusion.fusion.speaking import unless_cut
 from local_fusion.fusion.thinking import (
@@ -26,7 +26,7 @@ from local_fusion.fusion.thinking import (
 )
 
 if TYPE_CHECKING:
-    from local_fusion.fusion.panel import Put
+    from local_fusion.fusion.panel.polling import Put
 
 PROGRESS_SECONDS = 0.1  # between two progress events of one member
 
