@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import json
 import time
 from itertools import permutations
 from typing import Any
@@ -19,6 +19,7 @@ from local_fusion.engines.client import EngineClient
 from local_fusion.errors import SetupError
 from local_fusion.fusion.prompts.judging import PAIR, comparison
 from local_fusion.fusion.prompts.layout import Messages
+from local_fusion.fusion.prompts.schemas import fields, response_format, text
 
 TARGET = 0.2
 PANEL = [{"model": ENGINE, "samples": 4, "temperature": 0.9, "max_tokens": 64}]
@@ -36,11 +37,14 @@ QUESTIONS = (
     "What should I pack for a week in the mountains?",
     "Explain compound interest to a child.",
 )
-# As judges that write are asked in MT-Bench (arXiv 2306.05685): the reasons first, then the letter.
+# As judges that write are asked elsewhere: the reasons first, then the letter (MT-Bench, arXiv 2306.05685). Held to
+# JSON, because a small model left to itself often writes the letter and no reasons.
 _SHORT = "Reply with one letter only: A or B."
-_AT_LENGTH = 'Compare them in a few sentences, then end with your verdict on a line of its own: "A" or "B".'
-_MOST_WRITTEN = 256
-_LETTER = re.compile(r"\b([AB])\b")
+_AT_LENGTH = 'Report as JSON: `reason` (in a few sentences, how they compare) and `verdict` ("A" or "B").'
+_WRITTEN = response_format(
+    "comparison",
+    fields(reason=text(400, 80), verdict={"type": "string", "enum": list(PAIR)}),
+)
 
 
 async def measure_judging(served: Served, repeat: int, tell: Tell) -> list[Figure]:
@@ -88,20 +92,14 @@ class _Agreement:
     """How often the two kinds of judge name the same answer of a pair."""
 
     def __init__(self) -> None:
-        self._asked = self._same = self._silent = 0
+        self._asked = self._same = 0
 
-    def add(self, weighed: list[str], told: list[str | None]) -> None:
+    def add(self, weighed: list[str], told: list[str]) -> None:
         self._asked += len(weighed)
-        self._silent += told.count(None)
         self._same += sum(one == other for one, other in zip(weighed, told, strict=True))
 
     def details(self) -> dict[str, Any]:
-        named = self._asked - self._silent
-        return {
-            "comparisons": self._asked,
-            "wrote no verdict": round(self._silent / self._asked, 3),
-            "same verdict where one was written": round(self._same / named, 3) if named else None,
-        }
+        return {"comparisons": self._asked, "same verdict": round(self._same / self._asked, 3)}
 
 
 async def _weighed(model: ChatModel, asked: list[Messages]) -> tuple[float, list[str]]:
@@ -112,14 +110,15 @@ async def _weighed(model: ChatModel, asked: list[Messages]) -> tuple[float, list
     return time.monotonic() - started, [max(PAIR, key=weights.__getitem__) for weights in found]
 
 
-async def _told(model: ChatModel, asked: list[Messages]) -> tuple[float, list[str | None]]:
-    """Seconds, and the letter that each comparison ends with, None where it names none."""
+async def _told(model: ChatModel, asked: list[Messages]) -> tuple[float, list[str]]:
+    """Seconds, and the verdict of each comparison."""
     started = time.monotonic()
-    sampling = Sampling(temperature=0, max_tokens=_MOST_WRITTEN)
-    replies = await together(model.answer(ChatRequest(messages=_at_length(each), sampling=sampling)) for each in asked)
-    seconds = time.monotonic() - started
-    letters = [_LETTER.findall(reply.choices[0].text) for reply in replies]
-    return seconds, [found[-1] if found else None for found in letters]
+    requests = [
+        ChatRequest(messages=_at_length(each), sampling=Sampling(temperature=0), response_format=_WRITTEN)
+        for each in asked
+    ]
+    replies = await together(model.answer(request) for request in requests)
+    return time.monotonic() - started, [json.loads(reply.choices[0].text)["verdict"] for reply in replies]
 
 
 def _at_length(asked: Messages) -> Messages:
