@@ -22,7 +22,7 @@ HEAD = 2 / 3  # of what is kept comes from the beginning, the rest from the end,
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """Texts as they may be shown, and the tokens that the fullest prompt leaves for the answer."""
+    """Texts as they may be shown, and the tokens that each prompt with them leaves for the answer, at least."""
 
     texts: list[str]
     left: int
@@ -50,11 +50,12 @@ async def fit(
 
     texts = [candidate.text for candidate in candidates]
     shown = min(at_once or len(texts), len(texts))
-    if shown == len(texts):
-        room = await length(build(texts))
-        reserve = min(wanted or ANSWER_ROOM, room.limit // 4)
-        if room.left >= reserve:
-            return Fitted(texts, room.left)
+    # Where there is room for all of them in one prompt, there is for some, and nothing else need be measured.
+    all_of_them = texts if shown == len(texts) else ["\n".join(texts), *[""] * (shown - 1)]
+    room = await length(build(all_of_them))
+    reserve = min(wanted or ANSWER_ROOM, room.limit // 4)
+    if room.left >= reserve:
+        return Fitted(texts, room.left)
     empty = await length((Message("user", ""),))
     lengths = [
         measured.tokens - empty.tokens
@@ -65,11 +66,10 @@ async def fit(
         """The `shown` longest texts by tokens: characters would mislead between languages."""
         return [of[index] for index in sorted(range(len(of)), key=lambda index: -lengths[index])[:shown]]
 
-    room = await length(build(longest(texts)))
-    reserve = min(wanted or ANSWER_ROOM, room.limit // 4)
-    if room.left >= reserve:
-        return Fitted(texts, room.left)
-
+    if shown < len(texts):
+        room = await length(build(longest(texts)))
+        if room.left >= reserve:
+            return Fitted(texts, room.left)
     frame = (await length(build([""] * shown))).tokens
     budget = room.limit - reserve - frame
     if budget < LEAST_SHARE * shown:
