@@ -171,7 +171,7 @@ def test_an_engine_is_asked_past_all_fusions_with_every_option_of_vllm(client: o
     assert answer.choices[0].logprobs is not None
     assert client.completions.create(model="smollm2", prompt="Paris is", max_tokens=3).choices[0].text
     with pytest.raises(openai.BadRequestError, match="engines"):
-        client.chat.completions.create(model="plain", messages=CAPITAL, n=2)
+        client.chat.completions.create(model="plain", messages=CAPITAL, logprobs=True)
 
 
 def test_the_models_commands_find_the_checkpoint_that_set_up_imported(server: RealServer) -> None:
