@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -29,7 +30,7 @@ def server() -> Iterator[RealServer]:
 def ask(server: RealServer, fusion: str, question: str = QUESTION, **more: Any) -> Any:
     with server.client as client:
         return client.chat.completions.create(
-            model=fusion, messages=[{"role": "user", "content": question}], seed=3, max_tokens=96, **more
+            model=fusion, messages=[{"role": "user", "content": question}], max_tokens=96, **more
         )
 
 
@@ -39,7 +40,7 @@ def test_the_example_shows_every_strategy() -> None:
 
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_it_answers_and_says_how(server: RealServer, fusion: str) -> None:
-    answer = ask(server, fusion, extra_body={"fusion": {"include": ["candidates", "verdict", "trace"]}})
+    answer = ask(server, fusion, seed=3, extra_body={"fusion": {"include": ["candidates", "verdict", "trace"]}})
     assert answer.choices[0].message.content.strip()
     told = fusion_of(answer)
     assert told["strategy"] == FUSIONS[fusion].strategy
@@ -105,7 +106,7 @@ def test_tools_are_offered_to_members_and_their_calls_come_back_as_one(server: R
     assert choice.finish_reason == "tool_calls"
     (call,) = choice.message.tool_calls
     assert call.function.name == "get_weather"
-    assert call.function.arguments.replace(" ", "") in ('{"city":"Paris"}', '{"city":"Rome"}')
+    assert json.loads(call.function.arguments) in ({"city": "Paris"}, {"city": "Rome"})
 
 
 def cached_tokens(server: RealServer) -> float:
@@ -119,11 +120,14 @@ def cached_tokens(server: RealServer) -> float:
 
 @pytest.mark.parametrize("fusion", ["best_of", "council", "debate", "converge"])
 def test_judges_and_later_rounds_read_a_long_conversation_once(server: RealServer, fusion: str) -> None:
-    # Blocks of the cache are 128 tokens long on the CPU, and only whole ones are shared.
-    question = " ".join(f"{fusion} {number}: the mill stands by the river." for number in range(60)) + f" {QUESTION}"
+    # Blocks of the cache are 128 tokens long on the CPU, and only whole ones are shared. No seed: vLLM 0.32 dies on the
+    # CPU at a seeded prompt that it reads in more than one step ("CPU Generator does not use offset").
+    told = " ".join(f"{fusion} {number}: the mill stands by the river." for number in range(60))
+    question = f"{told} Invent a story about the miller and his daughter."  # of which no two are the same
     before = cached_tokens(server)
     answer = ask(server, fusion, question)
     calls = answer.usage.fusion["calls"]
     assert len(calls) > 1
     shared = (calls[0]["prompt_tokens"] // 128 - 1) * 128
-    assert cached_tokens(server) - before >= shared * (len(calls) - 2) > 0
+    # A persona stands in front of the conversation, so members that wear one share it with themselves only.
+    assert cached_tokens(server) - before >= shared * (len(calls) // 2) > 0
