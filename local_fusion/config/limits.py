@@ -31,14 +31,19 @@ def refuse_too_much(config: Config, name: str, fusion: FusionConfig, answers: in
         )
 
 
-def most_candidates(config: Config, fusion: FusionConfig) -> int:
+def most_candidates(config: Config, fusion: FusionConfig, known: dict[str, int] | None = None) -> int:
     """Candidates that one answer of `fusion` may take, in all rounds and with those of the fusions that it calls.
 
-    A judge or writer counts as one.
+    A judge or writer counts as one. `known` are those of fusions that have been counted: many ways may lead to one.
     """
+    counted = {} if known is None else known
 
     def of(name: str) -> int:
-        return 1 if name in config.models else most_candidates(config, config.fusions[name])
+        if name in config.models:
+            return 1
+        if name not in counted:
+            counted[name] = most_candidates(config, config.fusions[name], counted)
+        return counted[name]
 
     panel = sum(member.samples * of(member.model) for member in fusion.panel)
     others = sum(of(reference.model) for path, reference in references(fusion) if path[0] != "panel")

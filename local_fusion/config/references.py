@@ -59,6 +59,10 @@ def beside_panel(fusion: FusionBase) -> list[set[str]]:
 
 def engines_of(config: Config, name: str) -> set[str]:
     """The models that must run for `name`, a model or a fusion of a checked configuration."""
-    if name in config.models:
-        return {name}
-    return {engine for _, inner in named_by(config.fusions[name]) for engine in engines_of(config, inner)}
+    needed, ahead = {name}, [name]
+    while ahead:  # each name once, however many ways lead to it
+        fusion = config.fusions.get(ahead.pop())
+        new = {inner for _, inner in named_by(fusion)} - needed if fusion is not None else set()
+        needed |= new
+        ahead += new
+    return needed & config.models.keys()

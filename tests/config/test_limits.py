@@ -8,6 +8,7 @@ import pytest
 
 from local_fusion.config.limits import most_candidates, refuse_too_much
 from local_fusion.config.overrides import override_fusion
+from local_fusion.config.references import engines_of
 from local_fusion.config.schema import Config
 from local_fusion.errors import RequestError
 
@@ -71,3 +72,12 @@ def test_more_is_refused(name: str, answers: int, overrides: dict[str, Any], par
         order(name, answers, **overrides)
     assert refused.value.param == param
     assert "max_request_candidates" in refused.value.hint
+
+
+def test_a_fusion_that_many_ways_lead_to_is_looked_at_once() -> None:
+    deep = {"f0": {"strategy": "single", "panel": ["a"]}}
+    for level in range(1, 60):  # every way by itself would be 2 ** 59 of them
+        deep[f"f{level}"] = {"strategy": "vote", "panel": [f"f{level - 1}", f"f{level - 1}"]}
+    config = Config.model_validate({"models": {"a": {"source": "unused"}}, "fusions": deep})
+    assert most_candidates(config, config.fusions["f59"]) == 2**59
+    assert engines_of(config, "f59") == {"a"}

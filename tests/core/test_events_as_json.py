@@ -32,7 +32,7 @@ st.register_type_strategy(float, NUMBERS)
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_every_event_comes_back_from_json_as_it_was(kind: type) -> None:
     @given(of_kind(kind))
-    @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
     def comes_back(event: Event) -> None:
         wire = json.dumps(to_json(event))
         assert from_json(json.loads(wire)) == event

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from local_fusion.engines.checkpoints import untrusted
@@ -176,7 +176,6 @@ class TestALyingHeader:
         monkeypatch.setattr(untrusted, "json", None)
         assert "its header has more than 2,500,000 values" in problem(tmp_path)
 
-    @settings(deadline=None)
     @given(st.data())
     def test_is_refused_exactly_where_the_library_that_loads_it_refuses_it(self, data: st.DataObject) -> None:
         safetensors = pytest.importorskip("safetensors")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from local_fusion.fusion.segments import Scale, stop_in, to_last_word, unsure_end
@@ -27,7 +27,6 @@ def test_a_draft_ends_with_a_whole_word_where_it_has_one(text: str, kept: str) -
     assert to_last_word(text) == kept
 
 
-@settings(deadline=None)  # CI is busy
 @given(st.text(alphabet="ab \n", min_size=1))
 def test_cutting_to_a_word_leaves_a_beginning_that_is_not_empty(text: str) -> None:
     kept = to_last_word(text)
@@ -51,7 +50,6 @@ def test_what_may_become_a_stop_is_not_sure(text: str, unsure: int) -> None:
     assert unsure_end(text, ["##", "END"]) == unsure
 
 
-@settings(deadline=None)  # CI is busy
 @given(st.lists(st.floats(-20, 0), min_size=2), st.integers(0, 100))
 def test_a_scale_is_the_distance_from_the_mean_in_deviations(scores: list[float], at: int) -> None:
     scale = Scale()

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from local_fusion.core.chat import ToolCall
@@ -71,7 +71,6 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None)  # CI is busy
 @given(st.dictionaries(st.text(), JSON, max_size=4), st.integers(0, 4))
 def test_canonical_means_equal_as_json(arguments: dict[str, Any], indent: int) -> None:
     turned = dict(reversed(list(arguments.items())))

@@ -17,7 +17,7 @@ from tests.scheduler.checked import Checked
 from tests.scheduler.machine import machine
 from tests.scheduler.workloads import BY_HAND, BY_ITSELF, NO_WAKE, Play, Rig, requests, rigs, streams, troubles
 
-many = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+many = settings(max_examples=300, suppress_health_check=list(HealthCheck))
 bounds = some.sampled_from([None, 5.0, 30.0])
 
 

@@ -112,7 +112,7 @@ def _picked(candidates: list[Candidate], victims: tuple[Victim, ...]) -> list[Ca
     return [each for each in candidates if each.victim in victims]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(_deficits, _candidates(0, 8))
 def test_up_to_ten_no_other_choice_loses_less(deficit: dict[int, int], candidates: list[Candidate]) -> None:
     every = chain.from_iterable(combinations(candidates, count) for count in range(len(candidates) + 1))
@@ -124,7 +124,7 @@ def test_up_to_ten_no_other_choice_loses_less(deficit: dict[int, int], candidate
         assert _loss(_picked(candidates, victims)) == min(_loss(chosen) for chosen in sufficient)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(_deficits, _candidates(11, 24))
 def test_of_more_than_ten_enough_go_and_nobody_for_nothing(
     deficit: dict[int, int], candidates: list[Candidate]

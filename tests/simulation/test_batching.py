@@ -145,7 +145,7 @@ def calls_of(most_samples: int, patience: st.SearchStrategy[float | None]) -> st
 patience = st.none() | st.integers(1, 500).map(lambda tick: tick * 0.00173 + 0.00001234)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(calls_of(6, st.none()), st.sampled_from([STEP, MIXTURE]))
 def test_every_call_ends_at_the_same_second(calls: list[Asked], step: StepSeconds) -> None:
     expected = token_by_token(step, LIMITS, calls)
@@ -153,7 +153,7 @@ def test_every_call_ends_at_the_same_second(calls: list[Asked], step: StepSecond
     assert len(expected) == len(calls)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(calls_of(3, patience))
 def test_who_gives_up_makes_room_after_the_step_that_runs(calls: list[Asked]) -> None:
     ended = token_by_token(STEP, LIMITS, calls)

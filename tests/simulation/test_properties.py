@@ -53,7 +53,7 @@ def workloads(draw: st.DrawFn, made: Inputs) -> Workload:
     return Workload(tuple(sorted(arrivals, key=lambda each: each.at)), "drawn")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data(), rigs(), st.none() | st.sampled_from([1.0, 30.0]), st.none() | st.sampled_from([5.0, 120.0]))
 def test_memory_suffices_and_everyone_is_answered(
     data: st.DataObject, rig: tuple[Inputs, Plan], fairness: float | None, idle: float | None

@@ -23,10 +23,10 @@ class Put:
 
     `verbatim`: a candidate may become the answer as it stands, so the client's limits, format and stops bind it.
     `request`: what is asked in place of the client's request. `messages`: what each member is shown (default: that
-    request's). `enough`: looks at the candidates so far, in
-    order of arrival, and says why no more are needed; all that is still being written is then broken off. `watch`:
-    looks at a member's text as it comes (certainties included) and says why that member is cut short. `certainty`:
-    candidates say how sure they are. `round`: of a strategy that goes round; tools are offered in the first one only.
+    request's). `enough`: looks at the candidates so far, in order of arrival, and says why no more are needed; all that
+    is still being written is then broken off. `watch`: looks at a member's text as it comes (certainties included) and
+    says why that member is cut short. `certainty`: candidates say how sure they are. `round`: of a strategy that goes
+    round; tools are offered in the first one only.
     """
 
     verbatim: bool

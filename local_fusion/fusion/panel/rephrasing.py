@@ -39,7 +39,9 @@ async def rephrased(session: Session, seat: Seat, request: ChatRequest) -> list[
     others = [_wording(without_thinking(choice), asked) for choice in reply.choices]
     others += [asked] * (wanted - len(others))  # a fusion whose runs partly failed
     if same := others.count(asked):
-        session.note(f"{seat.label} found no other words for {same} of {wanted} samples: these were asked as it is")
+        session.note(
+            f"{seat.label} found no other words for {same} of {wanted} samples, which saw the question as it is"
+        )
     questions = others if seat.offset else [asked, *others]
     last = request.messages[-1]
     return [

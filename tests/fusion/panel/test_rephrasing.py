@@ -96,7 +96,7 @@ async def test_a_wording_that_is_empty_or_was_cut_off_is_replaced_by_the_questio
     model = Rephraser([Choice("<think>hm</think>"), Choice("What is 6 times", "length")])
     session = await ask([model], vote(), asking(QUESTION))
     assert questions(model) == [QUESTION, QUESTION, QUESTION]
-    assert session.notes == ["a found no other words for 2 of 2 samples: these were asked as it is"]
+    assert session.notes == ["a found no other words for 2 of 2 samples, which saw the question as it is"]
 
 
 async def test_fewer_wordings_than_samples_lose_no_sample() -> None:

@@ -138,7 +138,7 @@ _QUANTIZATION = some.fixed_dictionaries(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(
     base=some.sampled_from([{}, published.LLAMA_3_8B, published.DEEPSEEK_V3, published.QWEN3_NEXT_80B]),
     changes=_CONFIGS,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as some
 
 from local_fusion.config.schema import ModelConfig
@@ -191,7 +191,6 @@ def test_a_gguf_is_loaded_at_16_bits() -> None:
     assert (facts.parameters, facts.weights_bytes) == (134_515_008, 269_030_016)
 
 
-@settings(deadline=None)
 @given(
     ranks=some.integers(1, 64), name=some.sampled_from(["LLAMA_3_8B", "DEEPSEEK_V3", "QWEN3_NEXT_80B", "GEMMA_3_27B"])
 )
@@ -201,7 +200,6 @@ def test_ranks_hold_at_least_the_whole_model_together_and_never_more_than_it_alo
     assert rank_bytes(facts, ranks) == sum(size for _, size in rank_groups(facts, ranks))
 
 
-@settings(deadline=None)
 @given(most=some.integers(1, 64))
 def test_sizes_that_are_admissible_do_not_depend_on_how_many_are_asked_for(most: int) -> None:
     facts = model_facts(published.LLAMA_3_8B, Stored(), ModelConfig(source="model"))

@@ -24,7 +24,7 @@ from tests.planner.placement import brute_force
 from tests.planner.placement.plans import GIB, MIB, broken_laws, cards, facts, inputs, settled
 
 # A busy machine is no failure.
-patient = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+patient = settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 
 NAMES = "abcdef"
 
