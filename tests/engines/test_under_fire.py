@@ -96,10 +96,14 @@ async def test_once_its_socket_is_dead_calls_wait_for_the_new_process_and_not_fo
     await engine.wake()
     os.kill(fake_host.pids["qwen"][0], signal.SIGKILL)
     await eventually(lambda: not alive(fake_host.pids["qwen"][0]))
-    with pytest.raises(EngineUnavailable, match="does not accept connections"):
+
+    async def ask_until_refused() -> None:
         with suppress(EngineDied):  # over a kept connection, whose end may not have been noticed yet
             await asked(engine, "nothing")
         await asked(engine, "one")
+
+    with pytest.raises(EngineUnavailable, match="does not accept connections"):
+        await ask_until_refused()
     assert engine.snapshot.state == "awake", "its family was gone too soon for this test"
     assert await asked(engine, "two") == "echo: two"
     assert fake_host.starts["qwen"] == 2
