@@ -6,12 +6,17 @@ LocalFusionError                 message + hint (what to do next), fault, HTTP s
 │   ├── ConfigError              a configuration file: file, line, key, what was expected         exit 2
 │   ├── RequestError             a request field is unknown or has a bad value                    400 + param
 │   │   └── ContextTooLong       the conversation does not fit the model's context                400
+│   ├── Unauthorized             there is no key, or none that we know                            401
 │   ├── Forbidden                whoever asks may not do this                                     403
 │   ├── UnknownModel             no fusion and no engine has that name                            404, exit 2
 │   ├── NotFound                 the server has no such path                                      404
 │   ├── MethodNotAllowed         the path does not take that method                               405
+│   ├── TooSlow                  the request took too long to arrive                              408
 │   ├── TooLarge                 the request is over a limit                                      413
-│   ├── QueueFull                more calls wait for an engine than may                           429 + Retry-After
+│   ├── TooDeep                  endpoints ask each other, in circles as it seems                 400
+│   ├── BudgetSpent              what the request may cost was spent before there was an answer   400
+│   ├── TooMany                  whoever asks has to wait: a limit of calls, tokens, connections  429 + Retry-After
+│   │   └── QueueFull            more calls wait for an engine than may                           429 + Retry-After
 │   └── Refused                  the planner: this does not fit on these devices                  exit 1
 ├── EngineError                  fault "engine": the engine (vLLM) failed, not the caller
 │   ├── EngineStartFailed        it did not become ready; `permanent` says a retry is pointless   503
@@ -92,6 +97,13 @@ class ContextTooLong(RequestError):
     code = "context_length_exceeded"
 
 
+class Unauthorized(CallerError):
+    """There is no key, or none that we know; which part of it is wrong is never told."""
+
+    status = 401
+    code = "invalid_api_key"
+
+
 class Forbidden(CallerError):
     """Whoever asks may not do this, however well the request is formed."""
 
@@ -121,6 +133,13 @@ class MethodNotAllowed(CallerError):
     code = "method_not_allowed"
 
 
+class TooSlow(CallerError):
+    """The request took too long to arrive."""
+
+    status = 408
+    code = "request_timeout"
+
+
 class TooLarge(CallerError):
     """The request is over one of the server's limits."""
 
@@ -128,15 +147,33 @@ class TooLarge(CallerError):
     code = "request_too_large"
 
 
-class QueueFull(CallerError):
-    """More calls wait for an engine than may; in `retry_seconds` there should be room again."""
+class TooDeep(CallerError):
+    """Endpoints ask each other, in circles as it seems."""
+
+    code = "too_deep"
+
+
+class BudgetSpent(CallerError):
+    """What the request may cost was spent before there was anything to answer with."""
+
+    code = "budget_spent"
+
+
+class TooMany(CallerError):
+    """Whoever asks has reached a limit; in `retry_seconds` there should be room again."""
 
     status = 429
-    code = "queue_full"
+    code = "rate_limit_exceeded"
 
     def __init__(self, message: str, *, retry_seconds: float, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.retry_seconds = retry_seconds
+
+
+class QueueFull(TooMany):
+    """More calls wait for an engine than may."""
+
+    code = "queue_full"
 
 
 class Refused(CallerError):

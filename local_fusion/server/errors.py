@@ -1,4 +1,4 @@
-"""Errors as OpenAI-shaped JSON that says whose fault it is and what to do next."""
+"""Errors as JSON in the client's dialect, which say whose fault it is and what to do next."""
 
 from __future__ import annotations
 
@@ -12,41 +12,57 @@ from local_fusion.errors import (
     EngineStartFailed,
     LocalFusionError,
     PanelFailed,
-    QueueFull,
     Refused,
     RequestError,
     SetupError,
+    TooMany,
 )
+from local_fusion.server.context import Context, Dialect
 
 TYPES = {"caller": "invalid_request_error", "engine": "engine_error", "us": "server_error"}
+# Anthropic's, by HTTP status; its clients make exceptions of the status, people read the type.
+_ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
 RETRY_SECONDS = 5
 
 
-def error_body(error: LocalFusionError) -> dict[str, Any]:
-    """The error in OpenAI's shape, with `fault` (caller, engine or us) and `failed` members where there are some."""
-    message = f"{error.message} → {error.hint}" if error.hint else error.message
-    body: dict[str, Any] = {
-        "message": message,
+def error_body(error: LocalFusionError, dialect: Dialect = "openai", request_id: str = "") -> dict[str, Any]:
+    """The error in the dialect's shape, with `fault` (caller, engine or us), and `failed` members if there are any."""
+    told: dict[str, Any] = {
+        "message": f"{error.message} → {error.hint}" if error.hint else error.message,
         "type": TYPES[error.fault],
         "param": error.param if isinstance(error, RequestError) else None,
         "code": error.code,
         "fault": error.fault,
     }
     if isinstance(error, PanelFailed):
-        body["failed"] = [asdict(failure) for failure in error.failures]
-    return {"error": body}
+        told["failed"] = [asdict(failure) for failure in error.failures]
+    if dialect == "anthropic":
+        usual = "invalid_request_error" if error.status < 500 else "api_error"
+        told["type"] = _ANTHROPIC_TYPES.get(error.status, usual)
+        return {"type": "error", "error": told, "request_id": request_id}
+    return {"error": told}
 
 
-def error_response(error: LocalFusionError) -> JSONResponse:
+def error_response(error: LocalFusionError, context: Context) -> JSONResponse:
     """The error as a whole response; what may pass by itself says when to try again."""
     seconds = _retry_seconds(error)
     headers = {} if seconds is None else {"Retry-After": str(seconds)}
-    return JSONResponse(error_body(error), status_code=error.status, headers=headers)
+    body = error_body(error, context.dialect, context.request_id)
+    return JSONResponse(body, status_code=error.status, headers=headers)
 
 
 def _retry_seconds(error: LocalFusionError) -> int | None:
     """After how many seconds the same request may do better; None where it will not by itself."""
-    if isinstance(error, QueueFull):
+    if isinstance(error, TooMany):
         return max(1, math.ceil(error.retry_seconds))
     lasting = isinstance(error, SetupError | Refused) or (isinstance(error, EngineStartFailed) and error.permanent)
     return None if lasting or error.status not in (429, 503) else RETRY_SECONDS

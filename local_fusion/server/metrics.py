@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from local_fusion.engines.engine import State
 from local_fusion.runtime import Runtime
 from local_fusion.scheduler.records import Moved, Waited
+from local_fusion.server.context import context_in
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 CLIENT_CLOSED_REQUEST = 499  # nginx's code: nobody reads it, but logs and metrics do
@@ -126,7 +127,7 @@ class Measured:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        state = scope.setdefault("state", {})
+        context = context_in(scope)
         began, status = time.monotonic(), CLIENT_CLOSED_REQUEST
 
         async def send_and_note(message: Message) -> None:
@@ -141,5 +142,5 @@ class Measured:
             status = 500
             raise
         finally:
-            if "model" in state:
-                self.metrics.answered(state["model"], status, time.monotonic() - began)
+            if context.model is not None:
+                self.metrics.answered(context.model, status, time.monotonic() - began)

@@ -16,20 +16,24 @@ from local_fusion.engines.engine import Engine
 from local_fusion.engines.gate import Call, Gate
 from local_fusion.server import sse
 from local_fusion.server.bodies import priority_of, sequences
+from local_fusion.server.context import context_of
+from local_fusion.server.service import Service
 
 KEPT = ("content-type", "retry-after")
 
 
-def pass_through(
-    engine: Engine, gate: Gate, request: Request, raw: bytes, body: dict[str, Any], *, stall_seconds: float
-) -> Response:
+def pass_through(service: Service, name: str, request: Request, raw: bytes, body: dict[str, Any]) -> Response:
     """The engine's own response, streamed or whole, with its own status, once the engine's turn has come.
 
-    Raises `RequestError` for a priority that is none. Sending it raises `EngineError` where the engine cannot be
-    reached.
+    Raises `RequestError` for a priority that is none, `QueueFull` and `EngineUnavailable`. Sending it raises
+    `EngineError` where the engine cannot be reached.
     """
-    call = Call(request.state.request_id, sequences(body), priority_of(body.get("service_tier")))
-    return _Passed(engine, gate, call, request, raw, stall_seconds)
+    runtime = service.runtime
+    call = Call(context_of(request).request_id, sequences(body), priority_of(body.get("service_tier")))
+    stall = runtime.config.server.stall_seconds
+    response = _Passed(runtime.engines[name], runtime.scheduler.gate(name), call, request, raw, stall)
+    service.door.admit([name])
+    return response
 
 
 class _Passed(Response):

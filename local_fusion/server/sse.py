@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, TypeVar
@@ -11,8 +12,13 @@ from typing import Any, TypeVar
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from local_fusion.config.schema import ServerConfig
 from local_fusion.errors import LocalFusionError
-from local_fusion.server.errors import error_body
+from local_fusion.server.context import Dialect
+from local_fusion.server.errors import defect, error_body
+from local_fusion.server.exchange import Exchange
+
+logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -33,6 +39,17 @@ class ClientGone(Exception):
 def data(payload: Mapping[str, Any]) -> bytes:
     """One event."""
     return b"data: " + json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+
+
+def event(name: str, payload: Mapping[str, Any]) -> bytes:
+    """One event with a name of its own, as Anthropic's messages and OpenAI's Responses have them."""
+    return f"event: {name}\n".encode() + data(payload)
+
+
+def failure(error: LocalFusionError, dialect: Dialect, request_id: str) -> bytes:
+    """How a stream tells that it cannot go on, with all that follows it."""
+    body = error_body(error, dialect, request_id)
+    return event("error", body) if dialect == "anthropic" else data(body) + DONE
 
 
 def comment(text: str) -> bytes:
@@ -61,6 +78,37 @@ async def with_pauses(events: AsyncGenerator[Item], seconds: float) -> AsyncGene
         if pending is not None and pending.cancel():
             await asyncio.wait({pending})
         await events.aclose()
+
+
+def streamed(
+    pieces: AsyncGenerator[bytes],
+    exchange: Exchange,
+    settings: ServerConfig,
+    *,
+    end: bytes = b"",
+    pause: bytes | None = None,
+    failed: Callable[[LocalFusionError], bytes] = lambda error: failure(error, "openai", ""),
+) -> StreamedResponse:
+    """An exchange's answer as a dialect renders it in `pieces`, then `end`.
+
+    While there is nothing to send, `pause` is, or comments that say what is waited for. What goes wrong is told by
+    `failed`, as the stream's last piece.
+    """
+
+    async def chunks() -> AsyncGenerator[bytes]:
+        try:
+            async with aclosing(with_pauses(pieces, settings.keep_alive_seconds)) as paced:
+                async for piece in paced:
+                    yield piece or pause or comment(exchange.waiting_for or AT_WORK)
+        except LocalFusionError as error:
+            yield failed(error)
+        except Exception as error:
+            logger.exception("request %s failed", exchange.request.request_id)
+            yield failed(defect(error, exchange.request.request_id))
+        else:
+            yield end
+
+    return StreamedResponse(chunks, headers=HEADERS, stall_seconds=settings.stall_seconds)
 
 
 async def _gone(receive: Receive) -> None:
@@ -100,7 +148,9 @@ class StreamedResponse(Response):
         status_code: int = 200,
         headers: Mapping[str, str],
         stall_seconds: float,
+        failed: Callable[[LocalFusionError], bytes] = lambda error: failure(error, "openai", ""),
     ) -> None:
+        self.failed = failed
         self.chunks = chunks
         self.stall_seconds = stall_seconds
         self.status_code = status_code
@@ -136,5 +186,5 @@ class StreamedResponse(Response):
             # The status has been sent, so the only place left to tell it is the stream itself.
             if not self.headers.get("content-type", "").startswith("text/event-stream"):
                 return  # without its end the body counts as broken off, which it is
-            await send({"type": "http.response.body", "body": data(error_body(error)) + DONE, "more_body": True})
+            await send({"type": "http.response.body", "body": self.failed(error), "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})

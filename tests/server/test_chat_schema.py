@@ -9,7 +9,7 @@ import pytest
 from local_fusion.core.chat import Message, ToolCall
 from local_fusion.core.sampling import Sampling
 from local_fusion.errors import RequestError
-from local_fusion.server.chat_schema import parse_chat
+from local_fusion.server.openai.chat_schema import parse_chat
 
 ASKED: dict[str, Any] = {"model": "panel", "messages": [{"role": "user", "content": "Hello"}]}
 CALL: dict[str, Any] = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
@@ -112,9 +112,9 @@ def test_a_response_format_is_handed_on_as_it_was_given() -> None:
 def test_what_is_to_be_included_and_what_is_overridden_are_told_apart() -> None:
     told = {"include": ["verdict"], "events": True, "strategy": "vote", "quorum": 2}
     asked = parse_chat({**ASKED, "stream": True, "fusion": told})
-    assert asked.include() == {"verdict"}
-    assert asked.events() is True
-    assert asked.overrides() == {"strategy": "vote", "quorum": 2}
+    assert asked.options().include == {"verdict"}
+    assert asked.options().events is True
+    assert asked.options().overrides == {"strategy": "vote", "quorum": 2}
 
 
 @pytest.mark.parametrize(

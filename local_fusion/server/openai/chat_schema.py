@@ -12,8 +12,8 @@ from local_fusion.core.chat import ChatRequest, Message, ToolCall
 from local_fusion.core.sampling import Sampling
 from local_fusion.errors import RequestError
 from local_fusion.server.bodies import priority_of
+from local_fusion.server.options import Options
 
-INCLUDABLE = ("candidates", "verdict", "trace")
 MOST_ANSWERS = 16  # of one request: each is the work of a whole panel
 
 
@@ -135,25 +135,12 @@ class FusionChatRequest(Sampling):
             raise ValueError("at most 4 stops")
         return value
 
-    def include(self) -> frozenset[str]:
-        """Which parts of the report the client wants to see."""
-        wanted = self.fusion.get("include", [])
-        if not isinstance(wanted, list) or any(part not in INCLUDABLE for part in wanted):
-            raise RequestError(f"fusion.include takes a list of {', '.join(INCLUDABLE)}", param="fusion.include")
-        return frozenset(wanted)
+    def options(self) -> Options:
+        """What the `fusion` object says.
 
-    def events(self) -> bool:
-        """Whether panel events are to ride along in the stream."""
-        wanted = self.fusion.get("events", False)
-        if not isinstance(wanted, bool):
-            raise RequestError("fusion.events is true or false", param="fusion.events")
-        if wanted and not self.stream:
-            raise RequestError("fusion.events needs stream: true", param="fusion.events")
-        return wanted
-
-    def overrides(self) -> dict[str, Any]:
-        """The parts of the named fusion that this request replaces."""
-        return {name: value for name, value in self.fusion.items() if name not in ("include", "events")}
+        Raises `RequestError`.
+        """
+        return Options.of(self.fusion, stream=self.stream)
 
     def to_request(self, request_id: str) -> ChatRequest:
         """The request as every `ChatModel` understands it."""
@@ -188,8 +175,7 @@ def parse_chat(body: Mapping[str, Any]) -> FusionChatRequest:
         raise RequestError("stream_options needs stream: true", param="stream_options")
     if request.max_tokens is not None and request.max_completion_tokens not in (None, request.max_tokens):
         raise RequestError("max_tokens and max_completion_tokens differ: give one of them", param="max_tokens")
-    request.include()
-    request.events()
+    request.options()
     priority_of(request.service_tier)
     _check_parts(request)
     return request

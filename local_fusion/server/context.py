@@ -1,0 +1,58 @@
+"""What is known of one HTTP request on its way through the server."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import MutableMapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from starlette.requests import Request
+
+Dialect = Literal["openai", "anthropic"]
+"""Whose shapes a client expects: they differ in their errors, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whoever makes a request. Without API keys that is anybody who reaches the server, and they may do anything."""
+
+    name: str = ""
+
+
+ANYBODY = Caller()
+
+
+@dataclass(slots=True)
+class Context:
+    """One request: its id, in whose dialect it is made, by whom, and of which model, once that is found out.
+
+    `model` is None for a request that is not counted, and empty for one that names none which exists.
+    """
+
+    dialect: Dialect = "openai"
+    request_id: str = field(default_factory=lambda: secrets.token_hex(12))
+    caller: Caller = ANYBODY
+    model: str | None = None
+
+
+def context_of(request: Request) -> Context:
+    """The context of a request."""
+    return context_in(request.scope)
+
+
+def context_in(scope: MutableMapping[str, Any]) -> Context:
+    """The context of an ASGI request; made where this is the first to ask."""
+    state = scope.setdefault("state", {})
+    if "context" not in state:
+        state["context"] = Context(dialect=_dialect(scope))
+    context: Context = state["context"]
+    return context
+
+
+def _dialect(scope: MutableMapping[str, Any]) -> Dialect:
+    """Anthropic's clients say so in a header; whoever posts to their path by hand means theirs, too."""
+    anthropic = scope["path"].startswith("/v1/messages") or any(
+        name == b"anthropic-version" for name, _ in scope["headers"]
+    )
+    return "anthropic" if anthropic else "openai"

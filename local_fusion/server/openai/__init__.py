@@ -1,0 +1,1 @@
+"""OpenAI's dialect: chat completions and Responses of fusions and engines."""
