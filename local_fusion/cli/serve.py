@@ -19,7 +19,8 @@ from local_fusion.cli.announcing import States, announce
 from local_fusion.cli.running import run
 from local_fusion.cli.troubles import Troubles
 from local_fusion.config.loading import find_config, load_config
-from local_fusion.config.schema import Config, ServerConfig
+from local_fusion.config.schema import Config
+from local_fusion.config.server import ServerConfig
 from local_fusion.config.validation import problems_of
 from local_fusion.engines.engine import EngineSnapshot
 from local_fusion.errors import ConfigError, SetupError

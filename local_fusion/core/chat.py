@@ -27,18 +27,35 @@ class ToolCall:
 
 
 @dataclass(frozen=True, slots=True)
+class Image:
+    """A picture in a message: a data URL, or an address where the server allows such; `detail` as OpenAI has it."""
+
+    url: str
+    detail: str | None = None
+
+    def to_openai(self) -> dict[str, Any]:
+        """The image as a content part of OpenAI's chat completions."""
+        shown = {"url": self.url} if self.detail is None else {"url": self.url, "detail": self.detail}
+        return {"type": "image_url", "image_url": shown}
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation, as text; an assistant's may call tools, and a tool's answers such a call."""
+    """One turn of a conversation; an assistant's may call tools, and a tool's answers such a call.
+
+    `content` is its text. Where there are images, `parts` has text and images in their order.
+    """
 
     role: Role
     content: str
     name: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
+    parts: tuple[str | Image, ...] = ()
 
     def to_openai(self) -> dict[str, Any]:
         """The message in the shape of OpenAI's chat completions."""
-        shaped: dict[str, Any] = {"role": self.role, "content": self.content}
+        shaped: dict[str, Any] = {"role": self.role, "content": self._content()}
         if self.name is not None:
             shaped["name"] = self.name
         if self.tool_calls:
@@ -47,14 +64,20 @@ class Message:
             shaped["tool_call_id"] = self.tool_call_id
         return shaped
 
+    def _content(self) -> str | list[dict[str, Any]]:
+        if not self.parts:
+            return self.content
+        return [part.to_openai() if isinstance(part, Image) else {"type": "text", "text": part} for part in self.parts]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatRequest:
     """A conversation put to a `ChatModel`.
 
-    `samples` answers are wanted (one engine request, vLLM's `n`). `response_format`, `tools` and `tool_choice` are
-    OpenAI's. Every answer begins with `prefix`, which is not repeated in what comes back. `certainty` asks for
-    `Choice.certainty`. `request_id` and `priority` travel with every call made on behalf of one client request.
+    `samples` answers are wanted (one engine request, vLLM's `n`). `response_format`, `tools`, `tool_choice` and
+    `reasoning_effort` are OpenAI's. Every answer begins with `prefix`, which is not repeated in what comes back.
+    `certainty` asks for `Choice.certainty`. `request_id` and `priority` travel with every call made on behalf of one
+    client request.
     """
 
     messages: tuple[Message, ...]
@@ -64,6 +87,7 @@ class ChatRequest:
     tools: tuple[Mapping[str, Any], ...] = ()
     tool_choice: str | Mapping[str, Any] | None = None
     parallel_tool_calls: bool | None = None
+    reasoning_effort: str | None = None
     prefix: str = ""
     certainty: bool = False
     request_id: str = ""

@@ -146,6 +146,8 @@ def _extras(request: ChatRequest) -> dict[str, Any]:
         )
     if request.parallel_tool_calls is not None:
         extras["parallel_tool_calls"] = request.parallel_tool_calls
+    if request.reasoning_effort is not None:
+        extras["reasoning_effort"] = request.reasoning_effort
     if request.certainty:
         extras |= {"logprobs": True, "top_logprobs": Certainty.TOP}
     return extras

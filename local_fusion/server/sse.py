@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from local_fusion.config.schema import ServerConfig
+from local_fusion.config.server import ServerConfig
 from local_fusion.errors import LocalFusionError
 from local_fusion.server.context import Dialect
 from local_fusion.server.errors import defect, error_body

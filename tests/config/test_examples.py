@@ -21,8 +21,8 @@ from local_fusion.config.schema import (
     ModelConfig,
     PersonaFile,
     SchedulingSettings,
-    ServerConfig,
 )
+from local_fusion.config.server import ServerConfig
 from local_fusion.config.strategies import STRATEGY_CONFIGS, Adaptive, EarlyCut, Trigger
 
 FOLDER = Path(__file__).parents[2] / "configs"
