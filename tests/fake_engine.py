@@ -256,7 +256,11 @@ class FakeEngine:
     async def embeddings(self, request: Any) -> Any:
         from aiohttp import web
 
-        return web.json_response({"object": "list", "data": [{"index": 0, "embedding": [0.0, 1.0]}]})
+        body = await request.json()
+        texts = body["input"] if isinstance(body["input"], list) else [body["input"]]
+        data = [{"object": "embedding", "index": index, "embedding": [0.0, 1.0]} for index in range(len(texts))]
+        counts = {"prompt_tokens": len(texts), "total_tokens": len(texts)}
+        return web.json_response({"object": "list", "model": self.name, "data": data, "usage": counts})
 
     async def completions(self, request: Any) -> Any:
         from aiohttp import web
@@ -322,11 +326,14 @@ class FakeEngine:
             ]
             if body.get("logprob_token_ids"):
                 choices[0]["logprobs"] = self.logprobs(body)
+            elif body.get("logprobs"):
+                known, top = self.script.logprobs, body.get("top_logprobs") or 0
+                for choice, answer in zip(choices, answers, strict=True):
+                    choice["logprobs"] = {"content": [token_logprobs(word, known, top) for word in answer.text]}
             written = sum(len(answer.deltas) for answer in answers)
             self.record(event="answered")
-            return web.json_response(
-                {"id": "chatcmpl-fake", "choices": choices, "usage": usage(prompt_tokens, written)}
-            )
+            head = {"id": "chatcmpl-fake", "object": "chat.completion", "created": 1, "model": self.name}
+            return web.json_response({**head, "choices": choices, "usage": usage(prompt_tokens, written)})
         except (asyncio.CancelledError, ConnectionResetError):
             self.record(event="disconnected")
             raise
@@ -391,11 +398,12 @@ class FakeEngine:
         await response.prepare(request)
         options = body.get("stream_options") or {}
         said = 0
+        head = {"id": "chatcmpl-fake", "object": "chat.completion.chunk", "created": 1, "model": self.name}
         async for chunk in self.chunks(body, prompt_tokens):
             written = chunk.pop("written")
             if not options.get("continuous_usage_stats"):
                 chunk.pop("usage")
-            await response.write(event({"id": "chatcmpl-fake", "object": "chat.completion.chunk", **chunk}))
+            await response.write(event({**head, **chunk}))
             said += written
             self.steps += written
             if self.aborting.is_set():
@@ -422,7 +430,7 @@ class FakeEngine:
                 choice = {"index": index, "delta": {}, "logprobs": None, "finish_reason": "abort"}
                 await response.write(event({"choices": [choice], "usage": usage(prompt_tokens, said)}))
         if options.get("include_usage"):
-            await response.write(event({"choices": [], "usage": usage(prompt_tokens, said)}))
+            await response.write(event({**head, "choices": [], "usage": usage(prompt_tokens, said)}))
         await response.write(b"data: [DONE]\n\n")
         self.record(event="answered")
         return response

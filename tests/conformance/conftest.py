@@ -58,12 +58,12 @@ _SCRIPTS: dict[str, Script | list[Script]] = {
         ],
         thoughts=[("think", "Let me see.")],
         calls=[
-            ("weather", [{"name": "weather", "arguments": {"city": "Bonn"}}]),
+            ("weather", [{"name": "weather", "arguments": '{"city": "Bonn"}'}]),
             (
                 "both towns",
                 [
-                    {"name": "weather", "arguments": {"city": "Bonn"}},
-                    {"name": "weather", "arguments": {"city": "Rome"}},
+                    {"name": "weather", "arguments": '{"city": "Bonn"}'},
+                    {"name": "weather", "arguments": '{"city": "Rome"}'},
                 ],
             ),
         ],
@@ -122,8 +122,9 @@ def either(request: pytest.FixtureRequest) -> str:
 def no_way_out() -> Iterator[None]:
     """Clients use no proxy, fetch no lists of prices and report nothing to anybody."""
     with pytest.MonkeyPatch.context() as environment:
-        for name in [each for each in os.environ if each.lower().endswith("_proxy") or each.startswith(("LANGSMITH_", "LANGCHAIN_"))]:
-            environment.delenv(name)
+        for name in list(os.environ):
+            if name.lower().endswith("_proxy") or name.startswith(("LANGSMITH_", "LANGCHAIN_")):
+                environment.delenv(name)
         environment.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
         environment.setenv("LANGSMITH_TRACING", "false")
         yield
