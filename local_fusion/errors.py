@@ -5,7 +5,10 @@ LocalFusionError                 message + hint (what to do next), fault, HTTP s
 ├── CallerError                  fault "caller": mend the call and try again
 │   ├── ConfigError              a configuration file: file, line, key, what was expected         exit 2
 │   ├── RequestError             a request field is unknown or has a bad value                    400 + param
-│   │   └── ContextTooLong       the conversation does not fit the model's context                400
+│   │   ├── ContextTooLong       the conversation does not fit the model's context                400
+│   │   ├── NoThreads            the server is to keep the conversation, which it does not        400
+│   │   ├── TakesNoImages        there are images, and whoever is asked cannot see                400
+│   │   └── UnknownResponse      the response to go on from is not there (any more)               400
 │   ├── Unauthorized             there is no key, or none that we know                            401
 │   ├── Forbidden                whoever asks may not do this                                     403
 │   ├── UnknownModel             no fusion and no engine has that name                            404, exit 2
@@ -24,6 +27,8 @@ LocalFusionError                 message + hint (what to do next), fault, HTTP s
 │   │   └── MemoryTaken          it cannot wake: others hold the memory that it needs             503
 │   ├── EngineDied               it went away in the middle of a call                             502
 │   ├── EngineRejected           it answered with an error of its own                             502
+│   │   ├── NotJson              it answered, but not with the JSON that it was asked for         502
+│   │   └── NotTheSchema         its JSON is not of the shape that it was asked for               502
 │   ├── EmptyAnswer              it answered, but with nothing                                    502
 │   └── DeadlineExceeded         it did not answer within the stage's deadline                    504
 ├── PanelFailed                  fault "engine": fewer candidates than the quorum; holds each failure  502
@@ -95,6 +100,24 @@ class ContextTooLong(RequestError):
     """The conversation and the tokens asked for do not fit the model's context."""
 
     code = "context_length_exceeded"
+
+
+class NoThreads(RequestError):
+    """The server is to keep the conversation, which it does not. Clients of Anthropic's then send all of it."""
+
+    code = "thread_unsupported_request"
+
+
+class TakesNoImages(RequestError):
+    """There are images in the conversation, and whoever is asked takes none."""
+
+    code = "takes_no_images"
+
+
+class UnknownResponse(RequestError):
+    """The response from which a conversation is to go on is not there: never was, was not kept, or not any more."""
+
+    code = "previous_response_not_found"
 
 
 class Unauthorized(CallerError):
@@ -229,6 +252,18 @@ class EngineRejected(EngineError):
     def __init__(self, message: str, *, hint: str = "", engine_status: int = 500) -> None:
         super().__init__(message, hint=hint)
         self.engine_status = engine_status
+
+
+class NotJson(EngineRejected):
+    """A model was asked for JSON and answered with something else."""
+
+    code = "not_json"
+
+
+class NotTheSchema(EngineRejected):
+    """A model answered with JSON of another shape than it was asked for."""
+
+    code = "not_the_schema"
 
 
 class EmptyAnswer(EngineError):

@@ -42,6 +42,14 @@ def no_real_engine_by_accident(request: pytest.FixtureRequest, monkeypatch: pyte
     monkeypatch.setattr(LocalHost, "start", guarded)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def state_of_our_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What servers keep goes to a folder of the test run, never to the user's."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("LOCAL_FUSION_STATE", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture
 def runtime_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RuntimeFolder]:
     """This process's runtime folder, in a private temporary folder."""

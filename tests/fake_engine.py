@@ -27,6 +27,7 @@ from tests.vllm_dialect import (
     Written,
     chunk_of,
     event,
+    flattened,
     matching,
     prompt_logprobs,
     rendered,
@@ -121,7 +122,15 @@ class FakeEngine:
     def serve(self, path: str) -> None:
         from aiohttp import web
 
-        app = web.Application(client_max_size=64 * 1024**2)
+        @web.middleware
+        async def checked(request: Any, handler: Any) -> Any:
+            """vLLM checks every field before it looks at any; here, what cannot be read is malformed."""
+            try:
+                return await handler(request)
+            except (AttributeError, LookupError, TypeError, ValueError) as error:
+                return self.error(400, f"{type(error).__name__}: {error}")
+
+        app = web.Application(client_max_size=64 * 1024**2, middlewares=[checked])
         app.router.add_get("/health", self.health)
         app.router.add_get("/v1/models", self.models)
         app.router.add_get("/metrics", self.metrics)
@@ -248,7 +257,7 @@ class FakeEngine:
         from aiohttp import web
 
         body = await request.json()
-        text = words(body["prompt"]) if "prompt" in body else rendered(body)
+        text = words(body["prompt"]) if "prompt" in body else rendered(flattened(body))
         self.vocabulary |= {token_id(word): word.strip() for word in text}
         tokens = [token_id(word) for word in text]
         return web.json_response({"count": len(tokens), "max_model_len": self.limit, "tokens": tokens})
@@ -302,6 +311,8 @@ class FakeEngine:
 
         body = await request.json()
         self.record(event="request", path=request.path, body=body)
+        if isinstance(body.get("messages"), list):
+            body = flattened(body)
         await self.going.wait()  # as vLLM's scheduler, which queues what comes while it is paused
         self.running += 1
         self.idle.clear()
@@ -373,14 +384,19 @@ class FakeEngine:
             text = text.removeprefix(body["messages"][-1]["content"])
         if not self.weights_are_there:
             text = " ".join("garbage" for _ in words(text))
-        return self.limited(thoughts, words(text), body.get("max_tokens"))
+        stops = body.get("stop") or []
+        at, stop = min(
+            ((text.find(each), each) for each in ([stops] if isinstance(stops, str) else stops) if each in text),
+            default=(len(text), None),
+        )
+        return self.limited(thoughts, words(text[:at]), body.get("max_tokens"), stop)
 
-    def limited(self, thoughts: list[str], text: list[str], limit: int | None) -> Written:
+    def limited(self, thoughts: list[str], text: list[str], limit: int | None, stop: str | None) -> Written:
         """An answer of at most so many tokens; thoughts are part of the text where nothing tells them apart."""
         said = [*thoughts, *text][:limit]
-        reason = "stop" if len(said) == len(thoughts) + len(text) else "length"
+        whole = len(said) == len(thoughts) + len(text)
         apart = len(thoughts) if self.reasoning_parser else 0
-        return Written(said[:apart], said[apart:], reason)
+        return Written(said[:apart], said[apart:], "stop" if whole else "length", stopped_by=stop if whole else None)
 
     def logprobs(self, body: dict[str, Any]) -> dict[str, Any]:
         last = body["messages"][-1]["content"]
@@ -448,10 +464,11 @@ class FakeEngine:
             for index, deltas in enumerate(said):
                 if position < len(deltas):
                     word, delta = deltas[position]
-                    ends = answers[index].reason if position == len(deltas) - 1 else None
+                    last = position == len(deltas) - 1
+                    ends, stop = (answers[index].reason, answers[index].stopped_by) if last else (None, None)
                     top = body.get("top_logprobs", 0)
                     told = token_logprobs(word, self.script.logprobs, top) if body.get("logprobs") else None
-                    yield chunk_of(index, delta, ends, usage(prompt_tokens, position + 1), 1, told)
+                    yield chunk_of(index, delta, ends, usage(prompt_tokens, position + 1), 1, told, stop)
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from local_fusion.core.chat import ChatRequest, Message
 from local_fusion.core.events import CallEnded, ChoiceEnded, Event, TextDelta
 from local_fusion.core.model import ChatModel, Choice, Emit, Reply, Room, Score, unheard
 from local_fusion.core.records import CallRecord, Usage
-from local_fusion.errors import LocalFusionError
+from local_fusion.errors import LocalFusionError, TakesNoImages
 from local_fusion.fusion.model import FusionModel
 
 
@@ -39,6 +39,7 @@ class Scripted:
     fails_after: int | None = None  # words of the first answer, then `error`
     limit: int = 4096
     finish_reason: str = "stop"
+    takes_images: bool = True
     preference: Callable[[str], float] = lambda prompt: 0.5
     likelihood: Callable[[str, str], float] = lambda prompt, answer: -1.0
     requests: list[ChatRequest] = field(default_factory=list)
@@ -51,6 +52,8 @@ class Scripted:
         written = 0
         try:
             await asyncio.sleep(0)
+            if request.image_at is not None and not request.described and not self.takes_images:
+                raise TakesNoImages(f"{self.name} takes no images", param=request.image_at)
             if self.hangs:
                 await asyncio.Event().wait()
             if self.error is not None and self.fails_after is None:

@@ -20,6 +20,7 @@ from local_fusion.engines.host import LocalHost
 from local_fusion.hardware.probe import probe_rig
 from local_fusion.runtime import Runtime, open_runtime
 from local_fusion.server.app import create_app
+from local_fusion.server.guard.connections import uvicorn_options
 from tests.fake_engine import FakeHost, Script
 
 LLAMA = {
@@ -36,10 +37,14 @@ LLAMA = {
 }
 
 
-def tiny_checkpoint(folder: Path) -> Path:
+# What makes a model one that takes images.
+EYES = {"vision_config": {"model_type": "clip_vision_model", "hidden_size": 64, "num_hidden_layers": 1}}
+
+
+def tiny_checkpoint(folder: Path, **more: Any) -> Path:
     """A folder that looks like a checkpoint: enough to be found and planned, too little to run."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(LLAMA))
+    (folder / "config.json").write_text(json.dumps({**LLAMA, **more}))
     (folder / "tokenizer.json").write_text("{}")
     (folder / "tokenizer_config.json").write_text("{}")
     header = json.dumps({"lm_head.weight": {"dtype": "BF16", "shape": [4, 4], "data_offsets": [0, 32]}}).encode()
@@ -107,13 +112,14 @@ async def serving(config: Config, scripts: dict[str, Script | list[Script]]) -> 
 @asynccontextmanager
 async def listening(app: FastAPI) -> AsyncIterator[str]:
     """The address of a free loopback port on which `app` answers until the block ends."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="off"))
-    task = asyncio.create_task(server._serve())
-    while not server.started:
-        await asyncio.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = server.force_exit = True
-        await task
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="off", **uvicorn_options(app.state.settings)))
+    async with app.router.lifespan_context(app):
+        task = asyncio.create_task(server._serve())
+        while not server.started:
+            await asyncio.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.should_exit = server.force_exit = True
+            await task

@@ -29,6 +29,17 @@ def called(call: dict[str, Any]) -> str:
     return f" {call['function']['name']} {call['function']['arguments']}"
 
 
+def flattened(body: dict[str, Any]) -> dict[str, Any]:
+    """The request with plain texts for contents in parts, as a chat template makes them; an image is one word."""
+
+    def text(content: Any) -> Any:
+        if not isinstance(content, list):
+            return content
+        return "\n".join(part["text"] if part["type"] == "text" else "<image>" for part in content)
+
+    return {**body, "messages": [{**message, "content": text(message.get("content"))} for message in body["messages"]]}
+
+
 def rendered(body: dict[str, Any]) -> list[str]:
     """The prompt of a chat completion as tokens: each message has one for its role, and so have tools.
 
@@ -59,12 +70,16 @@ def tools_refused(body: dict[str, Any], parser: str | None) -> str | None:
 
 @dataclass(frozen=True)
 class Written:
-    """An answer: thoughts, text and calls as tokens, and why it ends. A call's name is a token, an end alone is one."""
+    """An answer: thoughts, text and calls as tokens, and why it ends. A call's name is a token, an end alone is one.
+
+    `stopped_by` is the stop of the request's that ended it.
+    """
 
     thoughts: list[str]
     text: list[str]
     reason: str
     calls: list[dict[str, Any]] = field(default_factory=list)
+    stopped_by: str | None = None
 
     @property
     def deltas(self) -> list[tuple[str, dict[str, Any]]]:
@@ -110,9 +125,10 @@ def chunk_of(
     counts: dict[str, int],
     written: int,
     logprobs: dict[str, Any] | None = None,
+    stopped_by: str | None = None,
 ) -> dict[str, Any]:
     told = None if logprobs is None else {"content": [logprobs]}
-    choice = {"index": index, "delta": delta, "logprobs": told, "finish_reason": reason}
+    choice = {"index": index, "delta": delta, "logprobs": told, "finish_reason": reason, "stop_reason": stopped_by}
     return {"choices": [choice], "usage": counts, "written": written}
 
 

@@ -18,9 +18,11 @@ from local_fusion.cli.running import run
 from local_fusion.config.loading import find_config, load_config
 from local_fusion.core import events
 from local_fusion.core.chat import ChatRequest, Message
+from local_fusion.core.depth import depth_here
 from local_fusion.core.events import Answered, Event, TextDelta
 from local_fusion.core.model import Reply
 from local_fusion.core.sampling import Sampling
+from local_fusion.errors import TooDeep
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,10 @@ class AskOptions:
         system = () if self.system is None else (Message("system", self.system),)
         sampling = Sampling(max_tokens=self.max_tokens, temperature=self.temperature, seed=self.seed)
         return ChatRequest(
-            messages=(*system, Message("user", self.prompt)), sampling=sampling, request_id=secrets.token_hex(12)
+            messages=(*system, Message("user", self.prompt)),
+            sampling=sampling,
+            request_id=secrets.token_hex(12),
+            depth=depth_here(),
         )
 
 
@@ -69,7 +74,12 @@ async def _ask(options: AskOptions) -> None:
 
 async def _local(options: AskOptions, board: Board, stack: AsyncExitStack) -> AsyncGenerator[Event]:
     """The events of asking engines that are started for this question and stopped after it."""
-    config = load_config(find_config(options.config))
+    config, request = load_config(find_config(options.config)), options.request()
+    if request.depth > config.server.max_depth:  # a program that checks candidates asks what it checks for
+        raise TooDeep(
+            f"{request.depth} fusions stand above this question, each run by a program of another",
+            hint="look for programs that ask the fusion which runs them; server.max_depth sets the limit",
+        )
     name = options.fusion or config.default_fusion()
     # Only now what takes long to import: a wrong configuration is told at once.
     from local_fusion.cli.starting import watch_start
@@ -77,7 +87,7 @@ async def _local(options: AskOptions, board: Board, stack: AsyncExitStack) -> As
 
     runtime = await stack.enter_async_context(open_runtime(config, only=[name], tell=board.note))
     await watch_start(runtime, board)
-    return events.stream(runtime.model(name), options.request())
+    return events.stream(runtime.model(name), request)
 
 
 async def _remote(options: AskOptions) -> AsyncGenerator[Event]:

@@ -6,7 +6,7 @@ import io
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -23,6 +23,8 @@ app = typer.Typer(
 )
 models_app = typer.Typer(no_args_is_help=True, help="Checkpoints on this machine.")
 app.add_typer(models_app, name="models")
+keys_app = typer.Typer(no_args_is_help=True, help="API keys: who may use a server, and how much.")
+app.add_typer(keys_app, name="keys")
 
 INTERRUPTED = 130
 
@@ -38,6 +40,12 @@ GpusOption = Annotated[
         metavar="SPEC",
         help="Plan for this rig instead of this machine: 4x24GiB,1x48GiB or 2xRTX4090,ram=256GiB or cpu:64GiB.",
     ),
+]
+KeysFileOption = Annotated[
+    Path | None, typer.Option("--file", help="File of keys. Default: the configuration's server.api_keys_file.")
+]
+ExpiresOption = Annotated[
+    str | None, typer.Option(metavar="TIME", help="From when on it is good no more: 2027-01-31, or 90d from now.")
 ]
 PlotOption = Annotated[
     Path | None, typer.Option("--plot", help="Draw it into this file, a .png or .svg.", dir_okay=False)
@@ -101,6 +109,77 @@ def serve(
     from local_fusion.cli.serve import run_serve
 
     run_serve(config, host, port)
+
+
+# Options after the command's name are the command's.
+@app.command(context_settings={"allow_interspersed_args": False})
+def launch(
+    command: Annotated[
+        list[str] | None, typer.Argument(metavar="COMMAND", help="Command with its arguments.", show_default=False)
+    ] = None,
+    config: ConfigOption = None,
+    url: Annotated[
+        str | None, typer.Option("-u", "--url", help="Use a running server instead of starting one for the command.")
+    ] = None,
+    fusion: Annotated[
+        str | None, typer.Option("-f", "--fusion", help="Fusion or model to be asked. Default: the first fusion.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Tell what was used as one line of JSON, on stderr as well.")
+    ] = False,
+    print_env: Annotated[
+        bool, typer.Option("--print-env", help="Run nothing: print the variables, each with its reason, for a shell.")
+    ] = False,
+) -> None:
+    """Run a tool made for OpenAI's or Anthropic's interface on this machine's models, and tell at its end what it used.
+
+    A server is started for it on a free port of this machine, and stopped after it. The exit code is the command's. A
+    server's API key is taken from LOCAL_FUSION_API_KEY.
+    """
+    from local_fusion.cli.launch import LaunchOptions, print_environment, run_launch
+
+    if url is not None and config is not None:
+        raise typer.BadParameter("-c and --url exclude each other: a running server has its own configuration")
+    options = LaunchOptions(tuple(command or ()), config, url, fusion, as_json)
+    if print_env:
+        print_environment(options)
+        return
+    if not options.command:
+        raise typer.BadParameter("name a command to run, such as: local-fusion launch claude")
+    raise typer.Exit(run_launch(options))
+
+
+@app.command()
+def mcp(
+    config: ConfigOption = None,
+    url: Annotated[
+        str | None, typer.Option("-u", "--url", help="Hand on the tools of a running server instead of starting one.")
+    ] = None,
+    transport: Annotated[
+        Literal["stdio", "http"],
+        typer.Option(help="`http`: serve as `serve` does, with the tools at /mcp, until told to stop."),
+    ] = "stdio",
+    host: Annotated[str | None, typer.Option(help="With http: address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="With http: port to listen on.")] = None,
+) -> None:
+    """Panels as tools of an agent (MCP): ask_panel, review_document, compare_answers, list_fusions.
+
+    Over standard input and output, until the agent closes them. A server's API key is taken from LOCAL_FUSION_API_KEY.
+    """
+    if url is not None and config is not None:
+        raise typer.BadParameter("-c and --url exclude each other: a running server has its own configuration")
+    if transport == "http":
+        if url is not None:
+            raise typer.BadParameter("--url is for stdio: the server there answers /mcp itself")
+        from local_fusion.cli.serve import run_serve
+
+        run_serve(config, host, port)
+        return
+    if host is not None or port is not None:
+        raise typer.BadParameter("--host and --port are for --transport http")
+    from local_fusion.cli.mcp import McpOptions, run_mcp
+
+    run_mcp(McpOptions(config, url))
 
 
 @app.command()
@@ -226,6 +305,78 @@ def models_pull(
     from local_fusion.cli.models import run_pull
 
     run_pull(names or [], config, config_only=config_only)
+
+
+@keys_app.command("create")
+def keys_create(
+    name: Annotated[str, typer.Argument(help="Whose key it is: logs and lists show the name.")],
+    role: Annotated[
+        str, typer.Option(help="user asks models; admin also controls engines, reads metrics and traces.")
+    ] = "user",
+    model: Annotated[
+        list[str] | None, typer.Option("--model", help="Fusion or model it may ask, `*` for any part. Default: all.")
+    ] = None,
+    requests_per_minute: Annotated[int | None, typer.Option(min=1, help="Most requests a minute.")] = None,
+    tokens_per_minute: Annotated[
+        int | None, typer.Option(min=1, help="Most tokens a minute, read and written by all engines for its requests.")
+    ] = None,
+    concurrent_requests: Annotated[int | None, typer.Option(min=1, help="Most requests at the same time.")] = None,
+    expires: ExpiresOption = None,
+    config: ConfigOption = None,
+    file: KeysFileOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make an API key and print it, this once. A running server takes it within two seconds."""
+    from local_fusion.cli.keys import Where, run_create
+
+    run_create(
+        Where(config, file),
+        name,
+        models=model or [],
+        expires=expires,
+        as_json=as_json,
+        role=role,
+        requests_per_minute=requests_per_minute,
+        tokens_per_minute=tokens_per_minute,
+        concurrent_requests=concurrent_requests,
+    )
+
+
+@keys_app.command("list")
+def keys_list(config: ConfigOption = None, file: KeysFileOption = None, as_json: JsonOption = False) -> None:
+    """Every key's name, rights and limits; never a key."""
+    from local_fusion.cli.keys import Where, run_list
+
+    run_list(Where(config, file), as_json=as_json)
+
+
+@keys_app.command("rotate")
+def keys_rotate(
+    name: Annotated[str, typer.Argument(help="Whose key is replaced.")],
+    grace: Annotated[
+        str, typer.Option(metavar="TIME", help="How long the key before stays good: 24h, 30m, 0.")
+    ] = "24h",
+    expires: ExpiresOption = None,
+    config: ConfigOption = None,
+    file: KeysFileOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make another key for a name and print it, this once; both are good for a while. Limits are those of the name."""
+    from local_fusion.cli.keys import Where, run_rotate
+
+    run_rotate(Where(config, file), name, grace=grace, expires=expires, as_json=as_json)
+
+
+@keys_app.command("revoke")
+def keys_revoke(
+    name: Annotated[str, typer.Argument(help="Whose key is taken away.")],
+    config: ConfigOption = None,
+    file: KeysFileOption = None,
+) -> None:
+    """Take a key away; a running server knows within two seconds."""
+    from local_fusion.cli.keys import Where, run_revoke
+
+    run_revoke(Where(config, file), name)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
 
@@ -11,11 +12,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from local_fusion.core import events
 from local_fusion.core.chat import ChatRequest, ToolCall
+from local_fusion.core.depth import HEADER, depth_here
 from local_fusion.core.events import Answered, Event, TextDelta
 from local_fusion.core.model import Choice, FusionReport, Reply
 from local_fusion.core.records import CallRecord, Usage
 from local_fusion.errors import LocalFusionError, RemoteError, RequestError, SetupError, UnknownModel
 
+KEY_VARIABLE = "LOCAL_FUSION_API_KEY"
 CONNECT_SECONDS = 10
 SILENCE_SECONDS = 120  # the server sends a comment every few seconds while it works
 
@@ -28,9 +31,9 @@ async def stream_remote(url: str, model: str | None, request: ChatRequest) -> As
     base = url.rstrip("/").removesuffix("/v1")
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS)
     try:
-        async with aiohttp.ClientSession(timeout=timeout) as session:
+        async with aiohttp.ClientSession(timeout=timeout, headers=headers_here()) as session:
             served = await _get(session, f"{base}/v1/models")
-            entry = _entry(served["data"], model, base)
+            entry = entry_of(served["data"], model, base)
             body: dict[str, Any] = {
                 "model": entry["id"],
                 "messages": [message.to_openai() for message in request.messages],
@@ -44,7 +47,7 @@ async def stream_remote(url: str, model: str | None, request: ChatRequest) -> As
             # An engine's answer begins when its turn has come, and nothing is sent before.
             patience = timeout if is_fusion else aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
             async with session.post(f"{base}/v1/chat/completions", json=body, timeout=patience) as response:
-                await _check(response)
+                await check_answer(response)
                 reader = _Reader(entry["id"], is_fusion)
                 async for chunk in _payloads(response.content):
                     for event in reader.read(chunk):
@@ -63,7 +66,17 @@ async def stream_remote(url: str, model: str | None, request: ChatRequest) -> As
         ) from None
 
 
-def _entry(served: list[dict[str, Any]], model: str | None, base: str) -> dict[str, Any]:
+def headers_here(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """What a server is told of whoever asks from here: the key in `LOCAL_FUSION_API_KEY`, and how deep this stands."""
+    headers = {"Authorization": f"Bearer {key}"} if (key := environ.get(KEY_VARIABLE, "").strip()) else {}
+    return headers | ({HEADER: str(depth)} if (depth := depth_here(environ)) else {})
+
+
+def entry_of(served: list[dict[str, Any]], model: str | None, base: str) -> dict[str, Any]:
+    """Of what the server at `base` serves, the entry of `model`, by default the first.
+
+    Raises `SetupError` and `UnknownModel`.
+    """
     if not served:
         raise SetupError(f"{base} serves no models")
     if model is None:
@@ -76,12 +89,13 @@ def _entry(served: list[dict[str, Any]], model: str | None, base: str) -> dict[s
 
 async def _get(session: aiohttp.ClientSession, url: str) -> dict[str, Any]:
     async with session.get(url) as response:
-        await _check(response)
+        await check_answer(response)
         answer: dict[str, Any] = await response.json()
         return answer
 
 
-async def _check(response: aiohttp.ClientResponse) -> None:
+async def check_answer(response: aiohttp.ClientResponse) -> None:
+    """Raises the server's error, where it has answered with one."""
     if response.status >= 400:
         try:
             raise _error((await response.json())["error"])

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import io
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 from pydantic import ValidationError
 from rich.console import Console
 
@@ -23,22 +26,42 @@ from local_fusion.config.schema import Config
 from local_fusion.config.server import ServerConfig
 from local_fusion.config.validation import problems_of
 from local_fusion.engines.engine import EngineSnapshot
-from local_fusion.errors import ConfigError, SetupError
-from local_fusion.runtime import Runtime, open_runtime
+from local_fusion.errors import ConfigError, LocalFusionError, SetupError
+from local_fusion.runtime import Load, Runtime, open_runtime
 from local_fusion.server.app import create_app
 from local_fusion.server.door import Door
+from local_fusion.server.guard.connections import make_room, uvicorn_options
+from local_fusion.server.guard.keys import read_keys
+from local_fusion.server.logs import set_up_logging
+from local_fusion.server.reloading import Reloader
+from local_fusion.server.telemetry import Telemetry, start_telemetry
+
+_logger = logging.getLogger(__name__)
 
 
 def run_serve(config_path: Path | None, host: str | None, port: int | None) -> None:
     """Serve until told to stop (SIGINT or SIGTERM; a second one does not wait for running requests).
 
-    Raises what the configuration or the start raise, with nothing left running.
+    SIGHUP has the configuration loaded again, unless it tells that the terminal was closed (see `run`). Raises what the
+    configuration or the start raise, with nothing left running.
     """
-    config = _with_address(load_config(find_config(config_path)), host, port)
+    path = find_config(config_path)
+
+    def load() -> Config:
+        config = _with_address(load_config(path), host, port)
+        if config.server.api_keys_file is not None:
+            read_keys(Path(config.server.api_keys_file))
+        make_room(config.server)
+        return config
+
+    config = load()
+    set_up_logging(config.server)
+    telemetry = None if config.server.telemetry is None else start_telemetry(config.server.telemetry)
     # The port is taken first: finding it busy after engines have loaded for minutes would be a poor joke.
     with bind(config.server) as listener:
-        drain = _Drain()
-        run(_serve(config, listener, _Log(stderr=True), drain), ask=drain.ask)
+        drain, reloads = _Drain(), _Reloads(load)
+        console = _JsonLog() if config.server.log_format == "json" else _Log(stderr=True)
+        run(_serve(config, listener, console, drain, reloads, telemetry), ask=drain.ask, reload=reloads.ask)
 
 
 class _Log(Console):
@@ -56,11 +79,27 @@ class _Log(Console):
         self.quiet = True
 
 
+class _JsonLog(Console):
+    """A console whose lines go to the log, so that all of stderr can be read by a program."""
+
+    def __init__(self) -> None:
+        super().__init__(file=io.StringIO(), width=500)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Log each line."""
+        super().print(*objects, **options)
+        written = self.file
+        self.file = io.StringIO()
+        for line in written.getvalue().splitlines():  # type: ignore[attr-defined]
+            logging.getLogger(__name__).info("%s", line.strip())
+
+
 class _Drain:
     """Ends the HTTP server, once there is one, after the requests it is answering; it takes no more."""
 
     server: uvicorn.Server | None = None
     door: Door | None = None
+    settings: Callable[[], ServerConfig] = ServerConfig
 
     def ask(self) -> bool:
         """Begin to drain; False where nothing is served yet."""
@@ -68,8 +107,33 @@ class _Drain:
             return False
         if self.door is not None:
             self.door.close()
+        self.server.config.timeout_graceful_shutdown = round(self.settings().drain_seconds)
         self.server.should_exit = True
         return True
+
+
+class _Reloads:
+    """Has the configuration loaded again whenever that was asked for since it was last begun."""
+
+    def __init__(self, load: Load) -> None:
+        self.load = load
+        self._asked = asyncio.Event()
+
+    def ask(self) -> None:
+        """Load it again, as soon as there is a server."""
+        self._asked.set()
+
+    async def carry_out(self, reloader: Reloader) -> None:
+        """Do so until cancelled; what goes wrong is told by `reloader`, and no reason to end."""
+        while True:
+            await self._asked.wait()
+            self._asked.clear()
+            try:
+                await reloader.reload()
+            except LocalFusionError:
+                continue
+            except Exception:
+                _logger.exception("the configuration could not be reloaded")
 
 
 def _with_address(config: Config, host: str | None, port: int | None) -> Config:
@@ -108,35 +172,54 @@ def bind(server: ServerConfig) -> socket.socket:
     return listener
 
 
-async def _serve(config: Config, listener: socket.socket, console: Console, drain: _Drain) -> None:
-    async with open_runtime(config, tell=lambda text: console.print(text, markup=False, highlight=False)) as runtime:
+def http_server(app: FastAPI, settings: ServerConfig) -> uvicorn.Server:
+    """The HTTP server of `app`. Signals are left alone, and so is the app's lifespan: whoever serves enters it."""
+    return _Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            **uvicorn_options(app.state.settings),
+            timeout_graceful_shutdown=round(settings.drain_seconds),
+        )
+    )
+
+
+async def _serve(
+    config: Config,
+    listener: socket.socket,
+    console: Console,
+    drain: _Drain,
+    reloads: _Reloads,
+    telemetry: Telemetry | None,
+) -> None:
+    def tell(text: str) -> None:
+        console.print(text, markup=False, highlight=False)
+
+    async with open_runtime(config, tell=tell) as runtime, AsyncExitStack() as stack:
         address = _address(listener)
         announce(runtime, address, console)
         states = States(console)
         troubles = Troubles.of_this_process(address)
+        for hear in (states.hear, troubles.hear):
+            stack.enter_context(runtime.watched(hear))
         for engine in runtime.engines.values():
-            engine.subscribe(states.hear)
-            engine.subscribe(troubles.hear)
             troubles.hear(engine.snapshot)
         door = Door(runtime)
-        server = _Server(
-            uvicorn.Config(
-                create_app(runtime, door),
-                log_config=None,
-                access_log=False,
-                lifespan="off",
-                server_header=False,
-                timeout_graceful_shutdown=round(config.server.drain_seconds),
-            )
-        )
-        logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-        drain.server, drain.door = server, door
+        app = create_app(runtime, door, telemetry, load=reloads.load, tell=tell)
+        server = http_server(app, config.server)
+        drain.server, drain.door, drain.settings = server, door, app.state.settings
         watch = asyncio.create_task(_stop_if_all_broken(runtime, server))
+        reloading = asyncio.create_task(reloads.carry_out(app.state.reloader))
         try:
-            await server.serve(sockets=[listener])
+            async with app.router.lifespan_context(app):  # by hand, so that it ends also where serving is cancelled
+                await server.serve(sockets=[listener])
         finally:
-            watch.cancel()
-            await asyncio.wait({watch})
+            for task in (watch, reloading):
+                task.cancel()
+            await asyncio.wait({watch, reloading})
             console.print("stopping the engines", highlight=False)
         if not watch.cancelled() and (error := watch.exception()) is not None:
             raise error
@@ -157,23 +240,18 @@ async def _stop_if_all_broken(runtime: Runtime, server: uvicorn.Server) -> None:
     Engines that wait for their turn can, as far as anybody knows; once one has been awake, others may be again as well.
     Raises the first engine's error where all are broken.
     """
-    engines = list(runtime.engines.values())
     changed = asyncio.Event()
 
     def hear(_: EngineSnapshot) -> None:
         changed.set()
 
-    unsubscribe = [engine.subscribe(hear) for engine in engines]
-    try:
-        while all(engine.snapshot.state != "awake" for engine in engines):
-            if all(engine.snapshot.state == "broken" for engine in engines):
+    with runtime.watched(hear):
+        while all(engine.snapshot.state != "awake" for engine in runtime.engines.values()):
+            if all(engine.snapshot.state == "broken" for engine in runtime.engines.values()):
                 server.should_exit = True
-                await engines[0].ensure_awake()  # raises why
+                await next(iter(runtime.engines.values())).ensure_awake()  # raises why
             changed.clear()
             await changed.wait()
-    finally:
-        for end in unsubscribe:
-            end()
 
 
 def _address(listener: socket.socket) -> str:

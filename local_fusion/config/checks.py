@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from local_fusion.config.aliases import alias_problems
+from local_fusion.config.openrouter import OpenRouterConfig, openrouter_problems
 from local_fusion.config.personas import PERSONAS
 from local_fusion.config.pointless import contradictions, pointless
 from local_fusion.config.problems import KeyPath, Problem, suggestion
@@ -49,11 +51,13 @@ class Parts:
     models: Mapping[str, ModelConfig | None]
     fusions: Mapping[str, FusionConfig | None]
     personas: Collection[str]
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    openrouter: OpenRouterConfig = field(default_factory=OpenRouterConfig)
 
     @classmethod
     def of(cls, config: Config) -> Parts:
         """All parts of a valid configuration."""
-        return cls(config.models, config.fusions, config.personas)
+        return cls(config.models, config.fusions, config.personas, config.aliases, config.openrouter)
 
 
 def check_config(config: Config) -> list[Problem]:
@@ -77,6 +81,8 @@ def check_parts(parts: Parts) -> list[Problem]:
             problems += fusion_problems(("fusions", name), fusion, parts)
         if not any(name in cycle for _, cycle in cycles):
             cycles += cycle_through(name, parts)
+    problems += alias_problems(parts.aliases, parts.models, parts.fusions)
+    problems += openrouter_problems(parts.openrouter, parts.models, parts.fusions)
     return problems + [problem for problem, _ in cycles]
 
 

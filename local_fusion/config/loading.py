@@ -11,8 +11,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from local_fusion.config.checks import Parts, check_config, check_parts
 from local_fusion.config.document import Document, YamlSyntaxError, read_document
+from local_fusion.config.openrouter import OpenRouterConfig
 from local_fusion.config.overrides import override_fusion
-from local_fusion.config.paths import resolve_model
+from local_fusion.config.paths import resolve_model, resolve_server
 from local_fusion.config.persona_files import read_personas
 from local_fusion.config.presets import expanded
 from local_fusion.config.problems import Problem, nearest, shown
@@ -76,9 +77,13 @@ def load_config(path: Path) -> Config:
         if model is not None:
             models[name], wrong = resolve_model(("models", name), model, folder, os.environ)
             problems += wrong
+    server = None
+    if config is not None:
+        server, wrong = resolve_server(("server",), config.server, folder, os.environ)
+        problems += wrong
     if config is None or problems:
         raise ConfigError(_in_line_order(problems, document, path), file=path)
-    return config.model_copy(update={"models": models})
+    return config.model_copy(update={"models": models, "server": server})
 
 
 def _read(path: Path) -> str:
@@ -138,10 +143,18 @@ def _valid_parts(data: dict[str, Any]) -> Parts:
         except ValidationError:
             return None
 
+    def openrouter() -> OpenRouterConfig:
+        try:
+            return OpenRouterConfig.model_validate(entries("openrouter"), strict=True)
+        except ValidationError:
+            return OpenRouterConfig()
+
     return Parts(
         models={name: model(value) for name, value in entries("models").items()},
         fusions={name: fusion(value) for name, value in entries("fusions").items()},
         personas=entries("personas").keys(),
+        aliases={name: target for name, target in entries("aliases").items() if isinstance(target, str)},
+        openrouter=openrouter(),
     )
 
 

@@ -16,13 +16,16 @@ from local_fusion.config.references import references
 from local_fusion.config.schema import Config
 from local_fusion.config.strategies import STRATEGY_CONFIGS, FusionConfig
 from local_fusion.config.validation import problems_of
+from local_fusion.core.budget import Budget
 from local_fusion.errors import RequestError, UnknownModel
 
+_DEEPEST = 32
 _fusion: TypeAdapter[FusionConfig] = TypeAdapter(FusionConfig)
 
 
 def override_fusion(config: Config, name: str, overrides: Mapping[str, Any]) -> FusionConfig:
-    """The fusion `name` with `overrides` over its own fields (`deadlines` field by field, all else whole).
+    """The fusion `name` with `overrides` over its own fields (`deadlines` field by field, all else whole). A `budget`
+    can only be lowered.
 
     Of the fusion's own fields those go that are wrong or without effect beside the overrides, as some are with another
     `strategy`; a `preset`, made of all models, leaves none. What a request's `fusion` object holds beside fields of a
@@ -52,7 +55,8 @@ def override_fusion(config: Config, name: str, overrides: Mapping[str, Any]) -> 
     problems += [problem for problem, _ in cycle_through(name, changed)]
     if problems:
         raise _request_error(problems)
-    return fusion
+    own = config.fusions[name].budget
+    return fusion if own is None else fusion.model_copy(update={"budget": Budget.least(fusion.budget, own)})
 
 
 def _refuse_what_only_the_owner_may(overrides: Mapping[str, Any]) -> None:
@@ -65,10 +69,16 @@ def _refuse_what_only_the_owner_may(overrides: Mapping[str, Any]) -> None:
 
 
 def _entries(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Any]]:
-    """Everything within `value` with its path; not by recursion, for how deep it goes is the client's choice."""
+    """Everything within `value` with its path.
+
+    Raises `RequestError` where it goes deeper than any fusion does: how deep is the client's choice.
+    """
     open_ends: list[tuple[KeyPath, Any]] = [(path, value)]
     while open_ends:
         path, value = open_ends.pop()
+        if len(path) > _DEEPEST:
+            where = render_path(path[:3])
+            raise RequestError(f"'{where}' is nested more deeply than any fusion", param=where)
         steps = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
         for step, inner in steps:
             yield (*path, step), inner

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BeforeValidator, Field
 
 from local_fusion.config.base import Model, Reference, Seconds, Strict, named
+from local_fusion.core.budget import Budget
 
 Stage = Literal["panel", "judge", "synthesis"]
 Cadence = Literal["every", "first", "final"]
@@ -63,6 +64,16 @@ class FusionBase(Strict):
         description="Bind the members too by a request's response_format, not only whoever writes the final answer.",
     )
     deadlines: Deadlines = Deadlines()
+    budget: Budget | None = Field(
+        None,
+        description="What one answer may cost, over all calls made for it and all answers of one request. Once it is "
+        "spent, the best answer so far is the answer, and labelled. A request can only lower it.",
+    )
+    progress: Literal["comments", "reasoning"] = Field(
+        "comments",
+        description="How clients that stream are told of the panel's work: by comments that they skip, or in short "
+        "lines as reasoning, which ordinary chat pages show.",
+    )
 
     @property
     def candidates(self) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from local_fusion.config.problems import KeyPath, Problem, nearest, suggestion
 from local_fusion.config.schema import ModelConfig
+from local_fusion.config.server import ServerConfig
 
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 _HUB_PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
@@ -44,6 +45,19 @@ def resolve_model(
         except Unusable as error:
             problems.append(Problem((*path, "chat_template"), str(error)))
     return model.model_copy(update=changes), problems
+
+
+def resolve_server(
+    path: KeyPath, server: ServerConfig, folder: Path, environment: Mapping[str, str]
+) -> tuple[ServerConfig, list[Problem]]:
+    """The server's options with absolute paths, and what is wrong with them; files need not be there yet."""
+    if server.api_keys_file is None:
+        return server, []
+    try:
+        keys = os.path.normpath(folder / expand(server.api_keys_file, environment))
+    except Unusable as error:
+        return server, [Problem((*path, "api_keys_file"), str(error))]
+    return server.model_copy(update={"api_keys_file": keys}), []
 
 
 def _source(source: str, folder: Path, environment: Mapping[str, str]) -> str:

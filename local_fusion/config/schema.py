@@ -6,7 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from local_fusion.config.aliases import Pattern
 from local_fusion.config.base import Name, Seconds, Strict
+from local_fusion.config.openrouter import OpenRouterConfig
 from local_fusion.config.presets import expanded
 from local_fusion.config.quantities import Bytes
 from local_fusion.config.server import ServerConfig
@@ -136,6 +138,12 @@ class Config(Strict):
     personas: dict[Name, Persona] = Field(
         {}, description="System notes for members, by name: texts, or files (`{file: path}`)."
     )
+    aliases: dict[Pattern, Name] = Field(
+        {},
+        description="Other names under which clients may ask: `gpt-4o: quality`, or patterns (`anthropic/*: quality`). "
+        "An exact name comes first, then the longest pattern.",
+    )
+    openrouter: OpenRouterConfig = OpenRouterConfig()
     engines: EngineSettings = EngineSettings()
     scheduling: SchedulingSettings = SchedulingSettings()
     server: ServerConfig = ServerConfig()

@@ -25,6 +25,7 @@ _EXPECTED = {
     "none_required": "null",
 }
 _NAME = "a name of letters, digits and . _ : - that starts with a letter or digit (parts may be joined by /)"
+_PATTERN = "a name, in which `*` may stand for any part"
 
 
 def problems_of(error: ValidationError, data: Any, *, within: KeyPath = ()) -> list[Problem]:
@@ -65,7 +66,8 @@ def _problem(place: Place, details: ErrorDetails) -> Problem:
                 path, f"expected {valid}, got {shown(value)}" + (f"; did you mean '{near}'?" if near else "")
             )
         case "string_pattern_mismatch":
-            return Problem(path, f"expected {_NAME}, got {shown(value)}")
+            pattern = path[0] == "aliases" and details["loc"][-1] == "[key]"
+            return Problem(path, f"expected {_PATTERN if pattern else _NAME}, got {shown(value)}")
         case "value_error":
             return _own_error(path, str(context.get("error", details["msg"])), value)
         case "string_too_short":

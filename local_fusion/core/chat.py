@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from local_fusion.core.budget import Spending
 from local_fusion.core.sampling import Sampling
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
@@ -64,6 +65,24 @@ class Message:
             shaped["tool_call_id"] = self.tool_call_id
         return shaped
 
+    def adding(self, text: str) -> Message:
+        """The same with a paragraph more at its end."""
+        return replace(self, content=f"{self.content}\n\n{text}", parts=(*self.parts, text) if self.parts else ())
+
+    def saying(self, text: str) -> Message:
+        """The same with another text; its images, which come first then, stay."""
+        if text == self.content:
+            return self
+        images = tuple(part for part in self.parts if isinstance(part, Image))
+        return replace(self, content=text, parts=(*images, text) if images else ())
+
+    def without_images(self) -> Message:
+        """The same as text alone, with `[image]` in place of each image."""
+        if not self.parts:
+            return self
+        text = "\n".join("[image]" if isinstance(part, Image) else part for part in self.parts)
+        return replace(self, content=text, parts=())
+
     def _content(self) -> str | list[dict[str, Any]]:
         if not self.parts:
             return self.content
@@ -76,8 +95,10 @@ class ChatRequest:
 
     `samples` answers are wanted (one engine request, vLLM's `n`). `response_format`, `tools`, `tool_choice` and
     `reasoning_effort` are OpenAI's. Every answer begins with `prefix`, which is not repeated in what comes back.
-    `certainty` asks for `Choice.certainty`. `request_id` and `priority` travel with every call made on behalf of one
-    client request.
+    `certainty` asks for `Choice.certainty`. `request_id`, `depth` (see `core/depth.py`), `priority` and `spending`
+    travel with every call made on behalf of one client request. `described`: a model that takes no images may answer by
+    the text alone, with `[image]` in their place. `up_to_context`: where the context has no room for
+    `max_tokens`, as many are asked for as it has.
     """
 
     messages: tuple[Message, ...]
@@ -91,7 +112,20 @@ class ChatRequest:
     prefix: str = ""
     certainty: bool = False
     request_id: str = ""
+    depth: int = 0
     priority: Priority = "interactive"
+    described: bool = False
+    up_to_context: bool = False
+    spending: Spending | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def image_at(self) -> str | None:
+        """Where its first image is (`messages[0].content[1]`); None where there is none."""
+        for index, message in enumerate(self.messages):
+            for number, part in enumerate(message.parts):
+                if isinstance(part, Image):
+                    return f"messages[{index}].content[{number}]"
+        return None
 
     def but(self, **changes: Any) -> ChatRequest:
         """The same request with some fields changed."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -278,13 +278,21 @@ def _supersedes(event: Event, last: Event) -> bool:
             return False
 
 
-async def stream(model: ChatModel, request: ChatRequest) -> AsyncGenerator[Event]:
+async def stream(
+    model: ChatModel, request: ChatRequest, overhear: Callable[[Event], None] = lambda _: None
+) -> AsyncGenerator[Event]:
     """Ask `model` and yield its events as they happen, `Answered` last.
 
-    Raises what `model.answer` raises. Closing the iterator cancels the work and waits until it has ended.
+    Raises what `model.answer` raises. Closing the iterator cancels the work and waits until it has ended. `overhear` is
+    told of every event but `Answered` at once, also of those of the cancelled work, which nobody iterates over.
     """
     backlog = _Backlog()
-    task = asyncio.create_task(model.answer(request, backlog.put), name=f"answer {model.name} {request.request_id}")
+
+    def emit(event: Event) -> None:
+        overhear(event)
+        backlog.put(event)
+
+    task = asyncio.create_task(model.answer(request, emit), name=f"answer {model.name} {request.request_id}")
     task.add_done_callback(lambda _: backlog.wake())
     try:
         while not task.done():

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from local_fusion.core.budget import Spent
 from local_fusion.core.chat import ChatRequest, ToolCall
 from local_fusion.core.records import CallRecord, Candidate, Certainty, Failure, Saving, Trim, Usage, Verdict
 
@@ -23,7 +24,8 @@ def unheard(event: Event) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One answer: its text and why it ended (`stop`, `length`, `tool_calls`).
+    """One answer: its text and why it ended (`stop`, `length`, `tool_calls`); `stopped_by` is the stop of the request's
+    that ended it, where one did.
 
     `reasoning` is what the model thought before it answered, where its engine tells the two apart. `certainty` is there
     where the request asked for it and the model can tell.
@@ -34,6 +36,7 @@ class Choice:
     tool_calls: tuple[ToolCall, ...] = ()
     reasoning: str = ""
     certainty: Certainty | None = None
+    stopped_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +58,15 @@ class FusionReport:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a `ChatModel` answers: as many `choices` as samples were asked for, every engine call, a fusion's report."""
+    """What a `ChatModel` answers: as many `choices` as samples were asked for, every engine call, a fusion's report.
+
+    `budget`: what ran out on the way, so that this is the best answer there was by then.
+    """
 
     choices: tuple[Choice, ...]
     calls: tuple[CallRecord, ...] = ()
     report: FusionReport | None = None
+    budget: Spent | None = None
 
     @property
     def usage(self) -> Usage:
@@ -102,6 +109,11 @@ class ChatModel(Protocol):
     @property
     def name(self) -> str:
         """The name it is configured and served under."""
+        ...
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether it answers conversations with images in them."""
         ...
 
     async def answer(self, request: ChatRequest, emit: Emit = unheard) -> Reply:

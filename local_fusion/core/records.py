@@ -86,6 +86,7 @@ class Candidate:
     tool_calls: tuple[ToolCall, ...] = ()
     reasoning: str = ""
     certainty: Certainty | None = None
+    stopped_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,7 +90,7 @@ class _Answer:
         if chunk.finish_reason not in (None, "abort"):
             calls = tuple(call for _, call in sorted(self._calls.items()))
             certainty = self._certainty.total()
-            self.choice = Choice(self._text, chunk.finish_reason, calls, self._reasoning, certainty)
+            self.choice = Choice(self._text, chunk.finish_reason, calls, self._reasoning, certainty, chunk.stopped_by)
         return tokens, certainties
 
     def _add(self, piece: ToolCallPiece) -> None:

@@ -43,6 +43,7 @@ class Chunk:
     reasoning: str = ""
     tool_calls: tuple[ToolCallPiece, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] = ()
+    stopped_by: str | None = None
 
 
 def chunks_of(event: Mapping[str, Any]) -> Iterator[Chunk]:
@@ -59,6 +60,7 @@ def chunks_of(event: Mapping[str, Any]) -> Iterator[Chunk]:
             delta.get("reasoning") or delta.get("reasoning_content") or "",  # the second is what older versions call it
             tuple(_piece(piece) for piece in delta.get("tool_calls") or ()),
             tuple(_logprobs(token) for token in (choice.get("logprobs") or {}).get("content") or ()),
+            stop if isinstance(stop := choice.get("stop_reason"), str) else None,  # vLLM's; a number is a token's
         )
     if not event["choices"]:
         yield Chunk(None, "", None, usage)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from math import ceil
@@ -25,6 +25,9 @@ _SECRET_ENDINGS = ("_API_KEY", "_TOKEN", "_SECRET", "_PASSWORD", "_ACCESS_KEY", 
 # 'triggers'").
 _STRUCTURED_OUTPUTS = json.dumps({"backend": "guidance", "disable_any_whitespace": True})
 _STRUCTURED_CALLS = json.dumps({"backend": "xgrammar", "disable_any_whitespace": True})
+
+# vLLM takes an empty list of hosts for "all of them"; this name exists nowhere (RFC 6761).
+_NO_HOST = "none.invalid"
 
 _NOMINAL_KV_BYTES = 1024**2
 _SLEEP = "--enable-sleep-mode"
@@ -61,12 +64,14 @@ def engine_command(
     python: str,
     environ: Mapping[str, str],
     sleeps: bool | None = None,
+    media_domains: Sequence[str] = (),
 ) -> EngineCommand:
     """How to run vLLM for `placement`, listening on `socket`.
 
     `python` is the interpreter that has vLLM; `environ` is passed on without secrets and without what would overrule
     the placement. Threads of a CPU engine are bound to `placement.cores`; with no cores named, vLLM chooses. With
-    `sleeps` it can be told to sleep (by default where that is what the placement does to make room).
+    `sleeps` it can be told to sleep (by default where that is what the placement does to make room). It fetches media of
+    `media_domains` only, and follows no redirects from there.
     """
     if sleeps is None:
         sleeps = placement.asleep in ("level 1", "level 2")
@@ -81,6 +86,7 @@ def engine_command(
     argv += ["--tensor-parallel-size", str(placement.tensor_parallel)]
     structured = _STRUCTURED_OUTPUTS if model.tool_call_parser is None else _STRUCTURED_CALLS
     argv += ["--disable-uvicorn-access-log", "--structured-outputs-config", structured]
+    argv += ["--allowed-media-domains", *(media_domains or [_NO_HOST])]
     if not on_cpu:
         # With explicit KV bytes vLLM still refuses to start when less than this share of the GPU is free.
         argv += ["--gpu-memory-utilization", "0.01"]
@@ -106,6 +112,7 @@ def engine_command(
     env = {name: value for name, value in environ.items() if not name.endswith(_SECRET_ENDINGS)} | _OFFLINE
     # vLLM never removes the sockets between its processes; where ours is they go with the folder.
     env["VLLM_RPC_BASE_PATH"] = str(socket.parent)
+    env["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] = "0"  # they would lead past the list of hosts, to internal addresses
     env.pop(_DEVELOPMENT, None)
     if sleeps:
         # Opens the paths for sleeping and waking; `moving.py` says why nobody else can use them.
@@ -146,6 +153,7 @@ def with_smaller_cache(
     python: str,
     environ: Mapping[str, str],
     sleeps: bool | None = None,
+    media_domains: Sequence[str] = (),
 ) -> SmallerCache | None:
     """How to run the engine after it has run out of memory; None where its KV cache cannot be smaller.
 
@@ -154,7 +162,15 @@ def with_smaller_cache(
     smaller = smaller_cache(placement)
     if smaller is None:
         return None
-    command = engine_command(smaller, model, socket=socket, python=python, environ=environ, sleeps=sleeps)
+    command = engine_command(
+        smaller,
+        model,
+        socket=socket,
+        python=python,
+        environ=environ,
+        sleeps=sleeps,
+        media_domains=media_domains,
+    )
     before, after = placement.kv_cache_bytes, smaller.kv_cache_bytes
     lowered = f"KV cache lowered from {format_bytes(before)} to {format_bytes(after)} after running out of memory twice"
     return SmallerCache(command, before - after, lowered)

@@ -152,12 +152,40 @@ class Engine:
         elif self._run.owner is not None:
             await asyncio.wait({self._run.owner})
 
-    async def stop(self) -> None:
-        """Stop the engine and wait until none of its processes is left. Any number of callers, any state."""
+    async def stop(self, because: str | None = None) -> None:
+        """Stop the engine and wait until none of its processes is left. Any number of callers, any state.
+
+        `because` is what calls in flight are told: `was taken away`.
+        """
         run = self._run
+        run.because = run.because or because
         run.stop_asked.set()
         if run.owner is not None:
             await asyncio.wait({run.owner})
+
+    def adopt(self, settings: EngineSettings) -> None:
+        """Go by other settings, as far as they are looked at from now on: what is watched keeps its bounds."""
+        self._frame.settings = settings
+
+    def become(
+        self,
+        command: EngineCommand,
+        *,
+        settings: EngineSettings,
+        claim: Claim,
+        smaller: SmallerCache | None,
+        step_seconds: float,
+    ) -> None:
+        """Run something else from the next start on, under the same name. It must have been stopped.
+
+        Raises `ValueError` where it runs.
+        """
+        if self._run.goes_on() or (self._run.owner is not None and not self._run.owner.done()):
+            raise ValueError(f"{self.name} runs, and cannot become another")
+        self._command, self._smaller, self._failure = command, smaller, None
+        self._frame = replace(self._frame, settings=settings, claim=claim, step_seconds=step_seconds)
+        self._snapshot = EngineSnapshot(self.name, self._snapshot.state, self._snapshot.since, claim.devices)
+        self._become("stopped")
 
     def _why_not(self) -> EngineError:
         """A new error for each waiter: what a shared one is given on its way up would show up elsewhere."""
@@ -263,7 +291,7 @@ class Engine:
                 if run.stop_asked.is_set():
                     self._become("stopping")
                     run.turn_away(self._why_not)
-                await life.end()
+                await life.end(run.because)
 
     def _is_awake(self, run: Run, life: Life, **changes: Any) -> None:
         life.phase = "awake"

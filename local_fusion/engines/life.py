@@ -41,9 +41,12 @@ class Over(Exception):
         self.cause = cause
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Frame:
-    """What all processes of one engine have in common. One step of it takes at most about `step_seconds`."""
+    """What all processes of one engine have in common. One step of it takes at most about `step_seconds`.
+
+    Its settings may change while a process runs.
+    """
 
     name: str
     socket: Path
@@ -135,14 +138,14 @@ class Life:
         await self._move(moving.wake_up(self.client, level, seconds=seconds, reload_seconds=reload_seconds))
         return self._frame.clock.now() - began
 
-    async def end(self) -> None:
+    async def end(self, because: str | None = None) -> None:
         """End the process and all its helpers: with grace, unless it was found dead or unwilling. GPUs are free then.
 
-        Raises `EngineError` if the kernel does not end it.
+        `because` is what calls in flight are told. Raises `EngineError` if the kernel does not end it.
         """
         if self._watching is not None:
             self._watching.cancel()
-        await self.client.aclose()
+        await self.client.aclose(because)
         # RAM is free as soon as its process is gone; a GPU's memory comes back later.
         late = self._frame.claim.kind == "cuda" and self.phase == "awake" and self._stop_asked.is_set()
         before = await self._free() if late else ()

@@ -17,7 +17,10 @@ from local_fusion.engines.client import EngineClient
 from local_fusion.engines.engine import Engine
 from local_fusion.engines.gate import Call, Gate, OpenGate
 from local_fusion.engines.scoring import scored
-from local_fusion.errors import EngineRejected, RequestError
+from local_fusion.errors import EngineRejected, RequestError, TakesNoImages
+
+_ALWAYS_ROOM = 64  # tokens of an answer, for which room need not be looked for
+_UNCOUNTED = 32  # tokens that templates add by what is asked of the answer, its reasoning effort among them
 
 
 class EngineModel:
@@ -26,20 +29,34 @@ class EngineModel:
     Waiting is told by `Queued`, and not counted in `CallRecord.seconds`; `CallRecord.stage` is for the caller to set.
     """
 
-    def __init__(self, engine: Engine, gate: Gate = OpenGate()) -> None:  # noqa: B008 - it has no state
+    def __init__(
+        self,
+        engine: Engine,
+        gate: Gate = OpenGate(),  # noqa: B008 - it has no state
+        *,
+        takes_images: bool = False,
+    ) -> None:
         self._engine = engine
         self._gate = gate
+        self._takes_images = takes_images
         self._label_ids: dict[str, int] = {}
+        self._counted_by: EngineClient | None = None
 
     @property
     def name(self) -> str:
         """See `ChatModel.name`."""
         return self._engine.name
 
+    @property
+    def takes_images(self) -> bool:
+        """See `ChatModel.takes_images`."""
+        return self._takes_images
+
     async def answer(self, request: ChatRequest, emit: Emit = unheard) -> Reply:
         """See `ChatModel.answer`: one streamed engine request for all samples.
 
-        Raises `RequestError` for a prefix together with a response format: vLLM would hold the rest alone to it.
+        Raises `RequestError` for a prefix together with a response format: vLLM would hold the rest alone to it, and
+        `TakesNoImages`.
         """
         if request.prefix and request.response_format is not None:
             raise RequestError("an answer that was begun cannot be held to a format", param="response_format")
@@ -51,6 +68,7 @@ class EngineModel:
         }
         async with self._turn(request, request.samples, emit):
             client = await self._engine.ensure_awake()
+            payload |= await self._within_context(client, request)
             call = CallInProgress(self.name, request.samples)
             with call.recorded(emit):
                 async with aclosing(client.chat_stream(payload)) as chunks:
@@ -59,6 +77,18 @@ class EngineModel:
                             emit(event)
                 choices = call.choices()
         return Reply(choices, (call.record,))
+
+    async def _within_context(self, client: EngineClient, request: ChatRequest) -> dict[str, int]:
+        """A smaller `max_tokens`, where `up_to_context` asks for it: vLLM refuses what may not fit beside the prompt.
+
+        A prompt that leaves no room is for the engine to refuse.
+        """
+        wanted = request.sampling.max_tokens
+        if not request.up_to_context or wanted is None or wanted <= _ALWAYS_ROOM:
+            return {}
+        counted = await client.tokenize(self._conversation(request))
+        left = counted.max_model_len - counted.count - _UNCOUNTED
+        return {"max_tokens": left} if 0 < left < wanted else {}
 
     async def weigh(self, request: ChatRequest, labels: tuple[str, ...], emit: Emit = unheard) -> Mapping[str, float]:
         """See `ChatModel.weigh`. Sampling options and the response format have no part in it; no tools are called.
@@ -88,13 +118,13 @@ class EngineModel:
             client = await self._engine.ensure_awake()
             call = CallInProgress(self.name, len(answers))
             with call.recorded(emit):
-                return await scored(client, _conversation(request), answers, call, **_request_id(request))
+                return await scored(client, self._conversation(request), answers, call, **_request_id(request))
 
     async def measure(self, request: ChatRequest) -> Room:
         """See `ChatModel.measure`: the engine's own count, chat template included. It takes no sequence of it."""
         async with self._turn(request, 0, unheard):
             client = await self._engine.ensure_awake()
-            counted = await client.tokenize(_conversation(request))
+            counted = await client.tokenize({**self._conversation(request), **_template_options(request)})
         return Room(counted.count, counted.max_model_len)
 
     def expecting(self, request: ChatRequest) -> AbstractContextManager[None]:
@@ -108,9 +138,29 @@ class EngineModel:
         return self._gate.turn(_call(request, samples), tell)
 
     def _addressed(self, request: ChatRequest) -> dict[str, Any]:
-        return {"model": self.name, **_conversation(request), **_request_id(request)}
+        return {"model": self.name, **self._conversation(request), **_request_id(request)}
+
+    def _conversation(self, request: ChatRequest) -> dict[str, Any]:
+        """What the chat template makes the prompt of: messages, tools, and the beginning of the answer."""
+        messages = request.messages
+        if not self._takes_images and (where := request.image_at) is not None:
+            if not request.described:
+                raise TakesNoImages(
+                    f"{self.name} takes no images", param=where, hint="ask a model that does, or leave them out"
+                )
+            messages = tuple(message.without_images() for message in messages)
+        shaped = [_shaped(message) for message in messages]
+        conversation: dict[str, Any] = {"messages": shaped}
+        if request.tools:
+            conversation["tools"] = [dict(tool) for tool in request.tools]
+        if request.prefix:
+            shaped.append({"role": "assistant", "content": request.prefix})
+            conversation |= {"continue_final_message": True, "add_generation_prompt": False}
+        return conversation
 
     async def _label_id(self, client: EngineClient, label: str) -> int:
+        if client is not self._counted_by:  # another process, which may be of another model
+            self._counted_by, self._label_ids = client, {}
         if label not in self._label_ids:
             tokens = (await client.tokenize(label)).tokens
             if len(tokens) != 1:
@@ -123,16 +173,12 @@ def _call(request: ChatRequest, samples: int) -> Call:
     return Call(request.request_id, samples, request.priority)
 
 
-def _conversation(request: ChatRequest) -> dict[str, Any]:
-    """What the chat template makes the prompt of: messages, tools, and the beginning of the answer."""
-    messages = [_shaped(message) for message in request.messages]
-    conversation: dict[str, Any] = {"messages": messages}
-    if request.tools:
-        conversation["tools"] = [dict(tool) for tool in request.tools]
-    if request.prefix:
-        messages.append({"role": "assistant", "content": request.prefix})
-        conversation |= {"continue_final_message": True, "add_generation_prompt": False}
-    return conversation
+def _template_options(request: ChatRequest) -> dict[str, Any]:
+    """What vLLM makes of a reasoning effort for the chat template, which it does not do where it only counts tokens."""
+    effort = request.reasoning_effort
+    if effort is None:
+        return {}
+    return {"chat_template_kwargs": {"reasoning_effort": effort, "enable_thinking": effort != "none"}}
 
 
 def _extras(request: ChatRequest) -> dict[str, Any]:

@@ -34,6 +34,7 @@ class Order:
 class Run:
     """Orders are carried out in their turn. `client` is there while the engine is awake and takes calls.
 
+    `because` is what those in the middle of a call are told when the end was asked for.
     `over` is set before anybody is told, so that no order goes to an owner that will not see it.
     """
 
@@ -41,6 +42,7 @@ class Run:
     owner: asyncio.Task[None] | None = None
     client: EngineClient | None = None
     over: bool = False
+    because: str | None = None
     _aim: Aim = "awake"
     _orders: deque[Order] = field(default_factory=deque)
     _ordered: asyncio.Event = field(default_factory=asyncio.Event)

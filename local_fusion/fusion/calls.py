@@ -72,11 +72,13 @@ async def write(
             async with session.stage("synthesis", writer.model, writer.model, session.config.deadlines.synthesis):
                 model = session.resolve(writer.model)
                 drawn = session.request.sampling.over(Sampling.of(writer) if sampling is None else sampling)
-                fitted = await fit(session, model, build, shown, wanted=drawn.max_tokens)
+                effort = session.request.reasoning_effort
+                fitted = await fit(session, model, build, shown, wanted=drawn.max_tokens, effort=effort)
                 request = session.asks(
                     build(fitted.texts),
                     drawn if drawn.max_tokens is None else drawn.capped(fitted.left),
                     response_format=session.request.response_format,
+                    reasoning_effort=effort,
                 )
                 return await speak(session, "synthesis", writer.model, request, session.say)
         except LocalFusionError:

@@ -36,17 +36,18 @@ async def fit(
     *,
     wanted: int | None,
     at_once: int | None = None,
+    effort: str | None = None,
 ) -> Fitted:
     """The candidates' texts, cut where `build`'s prompt and the answer would not fit `reader` together.
 
     `wanted` tokens are kept free for the answer (None: ANSWER_ROOM), but no more than a quarter of the context: a
     generous limit on the answer is no reason to show less. `at_once` candidates stand in one prompt (default: all).
-    Every cut is recorded in the session.
+    `effort` is the reasoning effort asked for, which some prompts tell. Every cut is recorded in the session.
     Raises `ContextTooLong` where not even the beginnings fit.
     """
 
     async def length(messages: tuple[Message, ...]) -> Room:
-        return await reader.measure(session.asks(messages))
+        return await reader.measure(session.asks(messages, reasoning_effort=effort))
 
     texts = [candidate.text for candidate in candidates]
     shown = min(at_once or len(texts), len(texts))

@@ -16,27 +16,29 @@ ATTEMPTS = 8
 async def limited(session: Session, readers: Iterable[str], text: str) -> Choice:
     """`text` up to the client's `stop` and `max_tokens`; tokens are those of the first of `readers` that can count."""
     sampling = session.request.sampling
-    text = text[: min((at for stop in stops_of(sampling) if (at := text.find(stop)) >= 0), default=len(text))]
-    most = sampling.max_tokens
-    if most is None or len(text.encode()) <= most:  # no token is shorter than a byte
-        return Choice(text)
+    at, stop = min(((text.find(stop), stop) for stop in stops_of(sampling) if stop in text), default=(len(text), None))
+    whole, most = Choice(text[:at], stopped_by=stop), sampling.max_tokens
+    if most is None or len(whole.text.encode()) <= most:  # no token is shorter than a byte
+        return whole
     for name in readers:
         try:
-            return await _cut(session, session.resolve(name), text, most)
+            return await _cut(session, session.resolve(name), whole, most)
         except LocalFusionError:
             continue
     session.note("max_tokens does not bind this answer, because no model could count its tokens")
-    return Choice(text)
+    return whole
 
 
-async def _cut(session: Session, reader: ChatModel, text: str, most: int) -> Choice:
+async def _cut(session: Session, reader: ChatModel, whole: Choice, most: int) -> Choice:
+    text = whole.text
+
     async def tokens(of: str) -> int:
         return (await reader.measure(session.asks((Message("user", of),)))).tokens
 
     frame = await tokens("")
     count = await tokens(text) - frame
     if count <= most:
-        return Choice(text)
+        return whole
     for attempt in range(ATTEMPTS):
         # Tokens are not additive, so a cut by proportion may miss; each further attempt aims lower.
         cut = text[: int(len(text) * most / count * (1 - attempt / ATTEMPTS))]

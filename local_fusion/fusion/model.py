@@ -14,11 +14,13 @@ from local_fusion.core.concurrency import together
 from local_fusion.core.events import CallEnded, ChoiceEnded, Event, Failed, TextDelta
 from local_fusion.core.model import Emit, FusionReport, Reply, Room, Score, unheard
 from local_fusion.core.records import CallRecord, Failure
-from local_fusion.errors import LocalFusionError, RequestError
+from local_fusion.errors import LocalFusionError, RequestError, TakesNoImages
+from local_fusion.fusion.bounded import within_budget
 from local_fusion.fusion.cadence import convene_in_time
 from local_fusion.fusion.panel.polling import panel_failed
 from local_fusion.fusion.session import Resolve, Session, StandIn
 from local_fusion.fusion.strategies import STRATEGIES
+from local_fusion.fusion.strategies.synthesize import compare
 from local_fusion.fusion.tool_calls import Settled
 
 Answer = TypeVar("Answer")
@@ -37,22 +39,52 @@ class FusionModel:
     personas: Mapping[str, str]
     programs: StandIn | None = None
 
+    @property
+    def takes_images(self) -> bool:
+        """Whether any of those takes images that answer the client's own words."""
+        answering = (name for path, name in named_by(self.config) if path[0] in ("panel", "solo", "otherwise"))
+        return any(self.resolve(name).takes_images for name in dict.fromkeys(answering))
+
     async def answer(self, request: ChatRequest, emit: Emit = unheard) -> Reply:
         """Run the strategy; several samples run at the same time, each with a seed of its own.
 
-        A run that fails is told as an event and leaves one choice fewer. Raises the first run's error if all fail, and
-        `RequestError` for a prefix: whoever writes the answer would have to have begun it.
+        A run that fails is told as an event and leaves one choice fewer. All of them share the fusion's `budget` (see
+        `within_budget`). Raises the first run's error if all fail, `TakesNoImages`, and `RequestError` for a prefix:
+        whoever writes the answer would have to have begun it.
         """
         if request.prefix:
             raise RequestError(f"{self.name} is a fusion, which cannot go on with an answer that was begun")
+        if (where := request.image_at) is not None and not request.described and not self.takes_images:
+            raise TakesNoImages(
+                f"no member of {self.name} takes images", param=where, hint="ask a model that does, or leave them out"
+            )
+        sessions: list[Session] = []
+        if self.config.budget is None:
+            return await self._answer(request, emit, sessions)
+
+        def report() -> FusionReport | None:
+            return _joined([session.report() for session in sessions], ()) if sessions else None
+
+        return await within_budget(
+            self.name,
+            self.config.budget,
+            request,
+            emit,
+            lambda asked, hearing: self._answer(asked, hearing, sessions),
+            sessions,
+            report,
+        )
+
+    async def _answer(self, request: ChatRequest, emit: Emit, sessions: list[Session]) -> Reply:
+        """As many runs as there are samples; each puts its session into `sessions`."""
         if request.samples == 1:
-            return await self._answer_once(request, emit)
+            return await self._answer_once(request, emit, sessions)
         calls: list[CallRecord] = []
 
         async def sample(index: int) -> Reply | LocalFusionError:
             one = request.but(samples=1, sampling=request.sampling.apart("sample", index))
             try:
-                return await self._answer_once(one, _numbered(emit, index, calls))
+                return await self._answer_once(one, _numbered(emit, index, calls), sessions)
             except LocalFusionError as error:
                 emit(Failed(Failure("panel", self.name, self.name, error.code, error.message, error.hint)))
                 return error
@@ -69,8 +101,9 @@ class FusionModel:
         )
         return Reply(choices, tuple(calls), _joined([reply.report for reply in replies if reply.report], lost))
 
-    async def _answer_once(self, request: ChatRequest, emit: Emit) -> Reply:
+    async def _answer_once(self, request: ChatRequest, emit: Emit, sessions: list[Session]) -> Reply:
         session = Session(self.name, self.config, request, self.resolve, self.personas, emit, self.programs)
+        sessions.append(session)
         try:
             choice = await convene_in_time(session, STRATEGIES[self.config.strategy])
         except Settled as settled:
@@ -79,6 +112,15 @@ class FusionModel:
                 session.emit(TextDelta(choice.text, reasoning=choice.reasoning))
         emit(ChoiceEnded(0, choice))
         return Reply((choice,), tuple(session.calls), session.report())
+
+    async def compare(self, request: ChatRequest, emit: Emit = unheard) -> FusionReport:
+        """Only ask the panel, and let the judge compare; nobody writes an answer. For fusions of strategy synthesize.
+
+        Raises `PanelFailed`.
+        """
+        session = Session(self.name, self.config, request, self.resolve, self.personas, emit, self.programs)
+        await compare(session)
+        return session.report()
 
     async def weigh(self, request: ChatRequest, labels: tuple[str, ...], emit: Emit = unheard) -> Mapping[str, float]:
         """A panel as a judge: the mean of its members' probabilities, each distinct model asked once."""

@@ -30,6 +30,7 @@ from local_fusion.core.records import CallRecord, Candidate, Failure, Saving, St
 from local_fusion.core.sampling import Sampling
 from local_fusion.errors import DeadlineExceeded, LocalFusionError
 
+NESTED = " › "  # between the label of a fusion that was called and who failed in it
 Resolve = Callable[[str], ChatModel]
 StandIn = Callable[[Command, str], Awaitable[bool]]
 """Whether a text is accepted, where the program that would say so is not to be run."""
@@ -97,14 +98,20 @@ class Session:
         self.emit(VerdictReached(verdict))
 
     def asks(self, messages: tuple[Message, ...], sampling: Sampling | None = None, **more: Any) -> ChatRequest:
-        """A request of our own on the client's behalf: without its tools, format and sampling."""
+        """A request of our own on the client's behalf: without its tools, format, sampling and reasoning effort.
+
+        Models that take no images read the text alone, unless `described` says otherwise.
+        """
         request = self.request
+        ours: dict[str, Any] = {"described": True, **more}
         return ChatRequest(
             messages=messages,
             sampling=sampling or Sampling(),
             request_id=request.request_id,
+            depth=request.depth,
             priority=request.priority,
-            **more,
+            spending=request.spending,
+            **ours,
         )
 
     def relay(
@@ -138,9 +145,9 @@ class Session:
         """Keep what failed, was cut or is to be known inside a fusion that was called: a partial part is partial."""
         match event:
             case Nested(inner, happened):
-                self._keep(f"{source} › {inner}", happened)
+                self._keep(f"{source}{NESTED}{inner}", happened)
             case Failed(failure):
-                failure = replace(failure, member=f"{source} › {failure.member}")
+                failure = replace(failure, member=f"{source}{NESTED}{failure.member}")
                 if failure not in self.failures:  # a panel of judges fails in the same way for every pair
                     self.failures.append(failure)
             case Trimmed(trim):

@@ -11,7 +11,7 @@ from pydantic_core import from_json
 from local_fusion.config.base import Reference
 from local_fusion.core.model import Choice
 from local_fusion.core.records import Candidate, Failure, Stage
-from local_fusion.errors import EngineRejected
+from local_fusion.errors import EngineRejected, NotJson, NotTheSchema
 from local_fusion.fusion.calls import consult_about
 from local_fusion.fusion.fitting import Build
 from local_fusion.fusion.session import Session
@@ -23,7 +23,7 @@ def read(shape: type[Shape], choice: Choice, who: str, *, partly: bool = False, 
     """The answer as a `shape`; what stands around the outermost braces (a code fence, a word first) does not matter.
 
     `partly`: one that broke off at its token limit is read as far as it goes. `alone`: nothing may stand around it.
-    Raises `EngineRejected` for anything else.
+    Raises `NotJson` and `NotTheSchema` for anything else.
     """
     cut = choice.finish_reason == "length"
     text = choice.text
@@ -32,8 +32,9 @@ def read(shape: type[Shape], choice: Choice, who: str, *, partly: bool = False, 
         text = text[max(begin, 0) :] if cut and partly else text[max(begin, 0) : end or len(text)]
     try:
         return shape.model_validate(from_json(text, allow_partial="trailing-strings" if cut and partly else False))
-    except (ValueError, ValidationError) as error:
-        raise EngineRejected(
+    except ValueError as error:
+        kind = NotTheSchema if isinstance(error, ValidationError) else NotJson
+        raise kind(
             f"{who} did not answer in the JSON that was asked for ({str(error).splitlines()[0]})",
             hint="use a model whose engine supports structured outputs" + (", and raise its max_tokens" if cut else ""),
         ) from None

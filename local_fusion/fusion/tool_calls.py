@@ -65,7 +65,16 @@ def settle(session: Session, candidates: Sequence[Candidate]) -> list[Candidate]
         )
     )
     # What was said beside the calls belongs to them; tools of other candidates do not.
-    raise Settled(Choice(winner.text, winner.finish_reason, winner.tool_calls, winner.reasoning, winner.certainty))
+    raise Settled(
+        Choice(
+            winner.text,
+            winner.finish_reason,
+            winner.tool_calls,
+            winner.reasoning,
+            winner.certainty,
+            winner.stopped_by,
+        )
+    )
 
 
 def _shown(calls: Canonical) -> str:

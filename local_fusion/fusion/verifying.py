@@ -20,6 +20,7 @@ from typing import Any
 
 from local_fusion.config.base import Command
 from local_fusion.core.concurrency import together
+from local_fusion.core.depth import VARIABLE
 from local_fusion.core.families import Family, start_family
 from local_fusion.errors import VerifierFailed
 from local_fusion.fusion.session import Session
@@ -60,12 +61,12 @@ async def verify(session: Session, command: Command, text: str) -> Accepted | Re
     ):
         folder = await asyncio.to_thread(tempfile.mkdtemp, prefix="local-fusion-verifier-")
         try:
-            return await _verify(command, text, Path(folder))
+            return await _verify(command, text, Path(folder), session.request.depth + 1)
         finally:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
 
-async def _verify(command: Command, text: str, folder: Path) -> Accepted | Rejected:
+async def _verify(command: Command, text: str, folder: Path, depth: int) -> Accepted | Rejected:
     program = command.command[0]
     try:
         # In memory, so that a program that does not read all of it holds nobody up.
@@ -74,7 +75,7 @@ async def _verify(command: Command, text: str, folder: Path) -> Accepted | Rejec
             candidate.seek(0)
             family = await start_family(
                 command.command,
-                env=_environment(folder),
+                env=_environment(folder, depth),
                 cwd=folder,
                 stdin=candidate,
                 stdout=asyncio.subprocess.PIPE,
@@ -188,10 +189,13 @@ def _said(complained: _Output) -> str:
     return f": {text}" if len(text) <= SHOWN_CHARACTERS else f": …{text[-SHOWN_CHARACTERS:]}"
 
 
-def _environment(folder: Path) -> dict[str, str]:
-    """Nothing secret, and nothing that is not the same everywhere but where programs are."""
-    home = str(folder)
-    return {"PATH": os.environ.get("PATH", os.defpath), "HOME": home, "TMPDIR": home, "LANG": "C.UTF-8"}
+def _environment(folder: Path, depth: int) -> dict[str, str]:
+    """Nothing secret, and nothing that is not the same everywhere but where programs are.
+
+    A program that asks a fusion in its turn says how deep it stands, so that circles end.
+    """
+    home, path = str(folder), os.environ.get("PATH", os.defpath)
+    return {"PATH": path, "HOME": home, "TMPDIR": home, "LANG": "C.UTF-8", VARIABLE: str(depth)}
 
 
 class _Places:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from local_fusion.engines.engine import EngineSnapshot
 from local_fusion.planner.plan import Asleep
-from local_fusion.scheduler.situation import State
+from local_fusion.scheduler.costs import Costs
+from local_fusion.scheduler.situation import Footprint, State
 
 
 class ManagedEngine(Protocol):
@@ -41,6 +43,15 @@ class ManagedEngine(Protocol):
     async def stop(self) -> None:
         """Stop it; return once its memory is free."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On which terms an engine is managed: what it holds, what waking it costs, how many sequences it takes."""
+
+    footprint: Footprint
+    costs: Costs
+    capacity: int
 
 
 STATES: Mapping[str, State] = {"awake": "awake", "asleep": "down", "stopped": "down", "broken": "lost"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ class Mover:
         self._looking: list[asyncio.Future[None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._over: LocalFusionError | None = None
-        self.occupied: set[str] = set()
+        self._occupying: Counter[str] = Counter()
 
     @property
     def swaps(self) -> tuple[Swap, ...]:
@@ -77,6 +78,11 @@ class Mover:
     def draining(self) -> frozenset[str]:
         """Targets of swaps that can be abandoned."""
         return frozenset(target for target, each in self._underway.items() if each.waits)
+
+    @property
+    def occupied(self) -> frozenset[str]:
+        """Engines that somebody moves, or keeps as they are, for another reason than a swap."""
+        return frozenset(self._occupying)
 
     @property
     def closed(self) -> frozenset[str]:
@@ -91,13 +97,22 @@ class Mover:
         return self._finishing.get(name, frozenset()) if name in self.closed else None
 
     def drained(self, name: str) -> bool:
-        """Whether nothing is in flight, and nobody who still is let in comes back at once."""
+        """Whether nothing is in flight, and nobody who still is let in comes back at once.
+
+        Without a process nothing is, whatever of its answers is still being read.
+        """
+        if self._engines[name].snapshot.state in _HOLDING_NOTHING:
+            return True
         finishing = self._finishing.get(name, ())
         return not self._lines[name].running and not any(self._between_calls(each, name) for each in finishing)
 
     def busy(self, name: str) -> bool:
         """Whether the engine takes part in something."""
         return name in self._underway or name in self.closed
+
+    def swapping(self, name: str) -> bool:
+        """Whether the engine takes part in a swap."""
+        return name in self._underway or any(victim.engine == name for swap in self.swaps for victim in swap.victims)
 
     def holds(self, name: str) -> int:
         """Bytes that the engine has of each of its devices, or is about to take."""
@@ -121,6 +136,16 @@ class Mover:
         self._underway.pop(target).abandoned = True
         self._changed()
 
+    def give_up(self, target: str) -> None:
+        """Do not wake an engine after all, unless it is waking up already. Whoever makes room for it does so still."""
+        if (underway := self._underway.get(target)) is not None and not underway.waking:
+            underway.abandoned = True
+            self._changed()
+
+    def forget(self, name: str) -> None:
+        """The engine is not there any more."""
+        self._finishing.pop(name, None)
+
     def rest(self, victim: Victim) -> None:
         """Start to put an engine to rest for nobody else's sake."""
         self._go(self.rest_now(victim), f"rest {victim.engine}")
@@ -134,12 +159,14 @@ class Mover:
     @contextmanager
     def occupying(self, name: str) -> Iterator[None]:
         """Nobody else moves the engine, and it takes no further calls, while in this block."""
-        self.occupied.add(name)
+        self._occupying[name] += 1
         self._close(name)
         try:
             yield
         finally:
-            self.occupied.discard(name)
+            self._occupying[name] -= 1
+            if not self._occupying[name]:
+                del self._occupying[name]
             self._changed()
 
     async def until(self, condition: Callable[[], bool]) -> None:

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from local_fusion.config.schema import SchedulingSettings
-from local_fusion.core.events import without_numbers
 from local_fusion.engines.engine import EngineSnapshot
 from local_fusion.engines.gate import Call, Gate, Tell, unheard
 from local_fusion.errors import EngineUnavailable, LocalFusionError, QueueFull
 from local_fusion.scheduler.costs import Costs
 from local_fusion.scheduler.courses import Courses
+from local_fusion.scheduler.history import History
+from local_fusion.scheduler.holding import Holding
 from local_fusion.scheduler.line import PRIORITIES, Line, Ticket
-from local_fusion.scheduler.managed import STATES, ManagedEngine, resting
+from local_fusion.scheduler.managed import STATES, ManagedEngine, Terms, resting
 from local_fusion.scheduler.moving import Mover
-from local_fusion.scheduler.policy import FairPolicy, Policy, never
+from local_fusion.scheduler.policy import FairPolicy, Policy
 from local_fusion.scheduler.records import EngineOverview, Listener, Moved, Waited
 from local_fusion.scheduler.situation import (
     Abandon,
@@ -33,10 +33,9 @@ from local_fusion.scheduler.situation import (
     Swap,
     Victim,
 )
-from local_fusion.scheduler.words import reason
+from local_fusion.scheduler.telling import Telling, unfailing
 
 _logger = logging.getLogger(__name__)
-_TELL_SECONDS = 1.0  # between two positions told to one call
 _RESTART_PATIENCE = 30.0  # an engine that is restarted by hand may be one that does not finish
 _UNLIMITED = 1 << 30
 
@@ -45,7 +44,8 @@ class Scheduler:
     """Holds calls, lets them in, and has engines swapped. One event loop; nothing here blocks or fails a caller.
 
     `usable` are bytes of each device that the engines may hold together, `capacities` the sequences that each may have
-    in flight. All engines are as they are found; `start` wakes some.
+    in flight. All engines are as they are found; `start` wakes some. Engines may come, change and go: `holding` keeps
+    those that are to go until nobody needs them.
     """
 
     def __init__(
@@ -59,38 +59,42 @@ class Scheduler:
         costs: Mapping[str, Costs] | None = None,
         capacities: Mapping[str, int] | None = None,
     ) -> None:
-        self._engines = engines
-        self._footprints = footprints
-        self._usable = usable
+        self._engines = dict(engines)
+        self._footprints = dict(footprints)
+        self._usable = dict(usable)
         self._settings = settings
-        self._policy = policy or FairPolicy(settings.fairness_seconds, settings.idle_sleep_seconds)
-        self._costs = costs or {}
+        self._given_policy = policy
+        self._policy = policy or _policy(settings)
+        self._costs = dict(costs or {})
         capacities = capacities or {}
         self._lines = {name: Line(name, capacities.get(name, _UNLIMITED)) for name in engines}
         self._courses = Courses()
         self._pinned: set[str] = set()
         self._revived: set[str] = set()
-        self._in_ram: set[str] = set()
         self._refused: dict[str, LocalFusionError] = {}
         self._listeners: list[Listener] = []
-        self._moves: Counter[str] = Counter()
-        self._seconds: dict[tuple[str, bool], float] = {}
-        self._reasons: dict[str, tuple[str, float]] = {}
+        self._history = History()
+        self._telling = Telling(self._lines)
         self._settling: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
         self._mover = Mover(
-            engines,
-            footprints,
+            self._engines,
+            self._footprints,
             self._lines,
-            usable,
+            self._usable,
             changed=self._settle_soon,
             failed=self._did_not_wake,
             tell=self._moved,
             between_calls=self._courses.between_calls,
         )
+        self.holding = Holding(self._lines, self._mover, self._settle_soon)
         self._states = {name: engine.snapshot.state for name, engine in engines.items()}
-        self._unsubscribe = [engine.subscribe(self._heard) for engine in engines.values()]
+        self._unsubscribe = {name: engine.subscribe(self._heard) for name, engine in engines.items()}
+
+    def using(self, names: Iterable[str]) -> AbstractContextManager[None]:
+        """While in this block, a request may call these engines: they stay there for it."""
+        return self.holding.using(names)
 
     def gate(self, name: str) -> Gate:
         """The way to the engine `name`."""
@@ -100,6 +104,55 @@ class Scheduler:
         """Begin to wake engines that fit together."""
         for name in names:
             self._mover.begin(Swap(name, because="the plan has it awake"), for_good=True)
+
+    def start_beside(self, names: Iterable[str], residents: Collection[str]) -> None:
+        """Begin to wake those of `names` that are down and have room with all `residents` awake.
+
+        Others are in the way of the rest: these are woken when they are called.
+        """
+        for name in names:
+            down = STATES.get(self._engines[name].snapshot.state) == "down"
+            if down and not self._mover.busy(name) and self._has_room(name, residents):
+                self.start([name])
+
+    def adopt(self, settings: SchedulingSettings, usable: Mapping[int, int], order: Iterable[str]) -> None:
+        """Go by other settings, other bytes of each device and another order of engines from now on."""
+        ordered = {name: self._engines[name] for name in (*order, *self._engines)}
+        self._engines.clear()
+        self._engines.update(ordered)
+        self._settings = settings
+        self._policy = self._given_policy or _policy(settings)
+        self._usable.clear()
+        self._usable.update(usable)
+        self._settle_soon()
+
+    def add(self, engine: ManagedEngine, terms: Terms) -> None:
+        """An engine comes; it is as it is found."""
+        name = engine.name
+        self._engines[name] = engine
+        self._lines[name] = Line(name, terms.capacity)
+        self._states[name] = engine.snapshot.state
+        self.place(name, terms)
+        self._unsubscribe[name] = engine.subscribe(self._heard)
+
+    def place(self, name: str, terms: Terms) -> None:
+        """An engine is managed on other terms from now on: where it is, what it holds, how much it takes."""
+        self._footprints[name] = terms.footprint
+        self._lines[name].capacity = terms.capacity
+        self._costs[name] = terms.costs
+        self._settle_soon()
+
+    def remove(self, name: str) -> None:
+        """An engine that is stopped goes, and whoever still waits for it is told so."""
+        self._unsubscribe.pop(name)()
+        self._lines.pop(name).turn_away(gone(name))
+        for memory in (self._mover, self._history, self._telling):
+            memory.forget(name)
+        for each in (self._engines, self._footprints, self._costs, self._states, self._refused):
+            each.pop(name, None)
+        for some in (self._pinned, self._revived):
+            some.discard(name)
+        self._settle_soon()
 
     def admit(self, names: Iterable[str]) -> None:
         """Look at the queues before a request begins; once it has, all its calls are accepted.
@@ -133,7 +186,7 @@ class Scheduler:
     async def sleep(self, name: str) -> None:
         """Put an engine to rest when it has finished what it is doing; the next call wakes it. It is pinned no more."""
         self._pinned.discard(name)
-        await self._mover.until(lambda: not self._mover.busy(name))
+        await self._until_free(name)
         if STATES.get(self._engines[name].snapshot.state) != "down":
             await self._mover.rest_now(Victim(name, self._footprints[name].rest))
 
@@ -142,7 +195,7 @@ class Scheduler:
 
         Raises `EngineError` where it does not wake up.
         """
-        await self._mover.until(lambda: not self._mover.busy(name))
+        await self._until_free(name)
         with self._mover.occupying(name):
             try:
                 async with asyncio.timeout(_RESTART_PATIENCE):
@@ -172,7 +225,11 @@ class Scheduler:
     def overview(self) -> tuple[EngineOverview, ...]:
         """All engines as they are now, in the order of the configuration."""
         situation = self._situation()
-        return tuple(self._overview(situation, view) for view in situation.ordered())
+        bound = self._settings.fairness_seconds
+        return tuple(
+            self._history.overview(situation, view, self._engines[view.name].snapshot, bound=bound)
+            for view in situation.ordered()
+        )
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Call `listener` whenever a call's turn has come or an engine has been moved; returns what ends that."""
@@ -186,7 +243,7 @@ class Scheduler:
             if handle is not None:
                 handle.cancel()
         while self._unsubscribe:
-            self._unsubscribe.pop()()
+            self._unsubscribe.popitem()[1]()
         for line in self._lines.values():
             line.turn_away(stopping())
         await self._mover.aclose(stopping())
@@ -196,7 +253,9 @@ class Scheduler:
         """See `Gate.turn`."""
         if self._closed:
             raise stopping()
-        line, now = self._lines[name], self._now()
+        if (line := self._lines.get(name)) is None:
+            raise gone(name)
+        now = self._now()
         request = call.request_id or object()
         ticket = Ticket(call, tell, now, asyncio.get_running_loop().create_future())
         self._courses.add(request, name, call.priority, announced=False)
@@ -217,6 +276,9 @@ class Scheduler:
     def expecting(self, name: str, call: Call) -> Iterator[None]:
         """See `Gate.expecting`."""
         request = call.request_id or object()
+        if name not in self._lines:  # the call itself will be told
+            yield
+            return
         self._courses.add(request, name, call.priority, announced=True)
         self._settle_soon()
         try:
@@ -256,7 +318,8 @@ class Scheduler:
             for action in actions:
                 self._act(action)
             situation = self._situation()
-        again = [time for time in (self._policy.look_again(situation), self._tell(situation)) if time is not None]
+        told = self._telling.tell(situation, bound=self._settings.fairness_seconds)
+        again = [time for time in (self._policy.look_again(situation), told) if time is not None]
         if again:
             self._timer = asyncio.get_running_loop().call_at(min(again), self._settle_soon)
 
@@ -291,20 +354,36 @@ class Scheduler:
             case Refuse(target, why, hint):
                 self._lines[target].turn_away(EngineUnavailable(why, hint=hint))
 
+    async def _until_free(self, name: str) -> None:
+        """Wait until an engine takes part in nothing. Raises `EngineUnavailable` where it goes meanwhile."""
+        await self._mover.until(lambda: name not in self._engines or not self._mover.busy(name))
+        if name not in self._engines:
+            raise gone(name)
+
+    def _has_room(self, name: str, residents: Collection[str]) -> bool:
+        def held(device: int) -> int:
+            return sum(
+                footprint.awake_bytes if each in residents else self._mover.holds(each)
+                for each, footprint in self._footprints.items()
+                if device in footprint.devices
+            )
+
+        return all(held(device) <= self._usable[device] for device in self._footprints[name].devices)
+
     def _did_not_wake(self, name: str, error: LocalFusionError) -> None:
+        if name in self.holding:  # it was stopped to be replaced, for which its calls wait
+            return
         if self._engines[name].snapshot.state == "broken":
             self._refused[name] = error
         self._lines[name].turn_away(error)
 
     def _moved(self, moved: Moved) -> None:
-        up = moved.kind in ("start", "wake")
-        self._moves[moved.engine] += up
-        self._seconds[moved.engine, up] = moved.seconds
+        self._history.moved(moved)
         self._say(moved)
 
     def _say(self, record: Waited | Moved) -> None:
         for listener in tuple(self._listeners):
-            _try(listener, record)
+            unfailing(listener, record)
 
     def _heard(self, snapshot: EngineSnapshot) -> None:
         name, line = snapshot.name, self._lines[snapshot.name]
@@ -312,10 +391,7 @@ class Scheduler:
         if snapshot.state == "awake" and before != "awake":
             line.owed, line.drained_since = line.load("interactive").waiting, self._now()
             self._refused.pop(name, None)
-        if snapshot.state == "asleep" and snapshot.level == 1:
-            self._in_ram.add(name)
-        elif snapshot.state in ("stopped", "broken", "backing_off"):
-            self._in_ram.discard(name)
+        self._history.heard(snapshot)
         self._settle_soon()
 
     def _situation(self) -> Situation:
@@ -351,48 +427,6 @@ class Scheduler:
         state = STATES.get(self._engines[name].snapshot.state, "moving")
         return "down" if state == "lost" and name in self._revived else state
 
-    def _tell(self, situation: Situation) -> float | None:
-        """Tell waiting calls what they wait for; when there will be more to tell."""
-        again: list[float] = []
-        for name, line in self._lines.items():
-            if not line.heard:
-                self._reasons.pop(name, None)
-                continue
-            why = reason(situation, name, bound=self._settings.fairness_seconds)
-            before, at = self._reasons.get(name, ("", 0.0))
-            # Counts change with every call that ends: told each time, a long line would take more time than its calls.
-            if without_numbers(why) != without_numbers(before) or situation.now >= at + _TELL_SECONDS:
-                self._reasons[name] = why, at = why, situation.now
-                for ahead, ticket in enumerate(line.tickets()):
-                    if ticket.tell is not unheard and ticket.told != (ahead, why):
-                        ticket.told = ahead, why
-                        _try(ticket.tell, ahead, why)
-            again.append(at + _TELL_SECONDS)  # words change with the clock, too
-        return min(again, default=None)
-
-    def _overview(self, situation: Situation, view: EngineView) -> EngineOverview:
-        name, oldest = view.name, [load.oldest for load in view.loads.values() if load.oldest is not None]
-        in_ram = name in self._in_ram
-        refusal = never(situation, view) if view.state == "down" else None
-        return EngineOverview(
-            name=name,
-            snapshot=self._engines[name].snapshot,
-            devices=view.footprint.devices,
-            held_bytes=view.holds,
-            host_bytes=view.footprint.host_bytes if in_ram else 0,
-            rest=view.footprint.rest,
-            running=view.running,
-            waiting=view.waiting,
-            waiting_batch=view.load("batch").waiting,
-            oldest_wait=situation.now - min(oldest) if oldest else None,
-            pinned=view.pinned,
-            reason=reason(situation, name, bound=self._settings.fairness_seconds) if view.waiting else "",
-            swaps=self._moves[name],
-            seconds_to_wake=self._seconds.get((name, True)),
-            seconds_to_rest=self._seconds.get((name, False)),
-            unreachable=None if refusal is None else refusal.reason,
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class _EngineGate:
@@ -408,12 +442,13 @@ class _EngineGate:
         return self.scheduler.expecting(self.name, call)
 
 
-def _try(listener: Callable[..., None], *news: object) -> None:
-    """Whoever listens must not take the calls with it."""
-    try:
-        listener(*news)
-    except Exception:
-        _logger.exception("a listener failed at %s", news)
+def _policy(settings: SchedulingSettings) -> Policy:
+    return FairPolicy(settings.fairness_seconds, settings.idle_sleep_seconds)
+
+
+def gone(name: str) -> EngineUnavailable:
+    """What calls hear to an engine that was taken away."""
+    return EngineUnavailable(f"{name} was taken out of the configuration", hint="GET /v1/models lists what is served.")
 
 
 def stopping() -> EngineUnavailable:

@@ -23,5 +23,6 @@ class Accounting:
 
     def ended(self, context: Context, call: CallRecord) -> None:
         """A call made for the request of `context` is over."""
+        context.usage += call.usage
         for listener in self._listeners:
             listener(context, call)

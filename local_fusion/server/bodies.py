@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 from fastapi import Request
@@ -15,6 +16,7 @@ PRIORITIES: dict[str, Priority] = {
     "auto": "interactive",
     "default": "interactive",
     "priority": "interactive",
+    "fast": "interactive",
     "scale": "interactive",
     "flex": "batch",
 }
@@ -25,15 +27,23 @@ async def read_json(request: Request, most_bytes: int) -> tuple[bytes, dict[str,
 
     Raises `TooLarge` and `RequestError`.
     """
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise RequestError("compressed bodies are not taken", hint="send the body as it is, without Content-Encoding")
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and len(announced) < 20 and int(announced) > most_bytes:
+        raise _too_large(most_bytes)  # before any of it is taken in
     chunks, size = [], 0
     async for chunk in request.stream():
         size += len(chunk)
         if size > most_bytes:
-            raise TooLarge(f"the request is larger than {most_bytes} bytes", hint="raise server.max_body_bytes")
+            raise _too_large(most_bytes)
         chunks.append(chunk)
     raw = b"".join(chunks)
     try:
-        body = json.loads(raw)
+        # As text: from bytes it would also be read as UTF-16, in which engines and what we splice do not write.
+        body = json.loads(raw.decode(), parse_float=_finite, parse_constant=_finite)
+    except UnicodeDecodeError:
+        raise RequestError("the body is not UTF-8") from None
     except (ValueError, RecursionError) as error:
         raise RequestError(f"the body is not JSON: {error}") from None
     if not isinstance(body, dict):
@@ -41,6 +51,18 @@ async def read_json(request: Request, most_bytes: int) -> tuple[bytes, dict[str,
     if b"\\ud" in raw.lower() and not _is_text(body):
         raise RequestError("the body holds half of a surrogate pair, which is no text")
     return raw, body
+
+
+def _finite(text: str) -> float:
+    """The number that `text` spells; what Python reads as a number and JSON cannot write is none."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:20]} is not a number that JSON has")
+    return number
+
+
+def _too_large(most_bytes: int) -> TooLarge:
+    return TooLarge(f"the request is larger than {most_bytes} bytes", hint="raise server.max_body_bytes")
 
 
 def _is_text(body: dict[str, Any]) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi.responses import JSONResponse
 
 from local_fusion.errors import (
+    ContextTooLong,
     EngineStartFailed,
     LocalFusionError,
     PanelFailed,
@@ -46,6 +47,10 @@ def error_body(error: LocalFusionError, dialect: Dialect = "openai", request_id:
     if isinstance(error, PanelFailed):
         told["failed"] = [asdict(failure) for failure in error.failures]
     if dialect == "anthropic":
+        if isinstance(error, ContextTooLong):
+            # By these words Claude Code knows that it must compact the conversation.
+            told["message"] = f"prompt is too long: {told['message']}"
+        told["details"] = {"error_code": error.code}  # where its clients look for a cause that programs can act on
         usual = "invalid_request_error" if error.status < 500 else "api_error"
         told["type"] = _ANTHROPIC_TYPES.get(error.status, usual)
         return {"type": "error", "error": told, "request_id": request_id}

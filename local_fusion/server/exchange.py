@@ -14,6 +14,7 @@ from local_fusion.core.events import Answered, CallEnded, ChoiceEnded, Event, Me
 from local_fusion.core.model import ChatModel, Reply
 from local_fusion.core.records import CallRecord
 from local_fusion.server.options import Options
+from local_fusion.server.progress import as_reasoning
 from local_fusion.server.waits import Waits
 
 _NOT_TRACED = TextDelta | ChoiceEnded | MemberProgress | Answered
@@ -23,7 +24,8 @@ _NOT_TRACED = TextDelta | ChoiceEnded | MemberProgress | Answered
 class Exchange:
     """One request to a fusion or an engine. `called` is the model as the client named it; `about` opens the trace.
 
-    The request's id is the trace's too. `ended` hears of every engine call.
+    The request's id is the trace's too. `ended` hears of every engine call. `progress`: the panel's work is told in
+    the reasoning of answers that are streamed. `thought`: tokens of the answer that were thought before it.
     """
 
     called: str
@@ -32,6 +34,8 @@ class Exchange:
     options: Options = field(default_factory=Options)
     about: Mapping[str, Any] = field(default_factory=dict)
     ended: Callable[[CallRecord], None] = lambda _: None
+    progress: bool = False
+    thought: int = 0
     created: int = field(default_factory=lambda: int(time.time()))
     trace: list[dict[str, Any]] = field(default_factory=list)
     _started: float = field(default_factory=time.monotonic)
@@ -46,24 +50,36 @@ class Exchange:
         return self._waits.latest
 
     async def events(self) -> AsyncGenerator[Event]:
-        """The model's events, `Answered` last; all but answers and progress are also kept for the trace.
+        """The model's events, `Answered` last, for whoever streams the answer; see `as_reasoning` for its progress.
 
         Raises what the model raises. Closing it cancels everything done for the request.
         """
-        async with aclosing(events.stream(self.model, self.request)) as happening:
+        async with aclosing(as_reasoning(self._happening()) if self.progress else self._happening()) as happening:
             async for event in happening:
-                if isinstance(event, CallEnded):
-                    self.ended(event.call)
+                yield event
+
+    async def _happening(self) -> AsyncGenerator[Event]:
+        """The model's events; all but answers and progress are also kept for the trace."""
+        async with aclosing(events.stream(self.model, self.request, self._overhear)) as happening:
+            async for event in happening:
                 if self._waits.hear(event) and not isinstance(origin(event)[1], _NOT_TRACED):
                     self._log(events.to_json(event))
                 yield event
+
+    def _overhear(self, event: Event) -> None:
+        """Calls that are cancelled end when nobody iterates over the events any longer, and count all the same."""
+        match event:
+            case CallEnded(call):
+                self.ended(call)
+            case TextDelta("", tokens=tokens, reasoning=reasoning) if reasoning:
+                self.thought += tokens
 
     async def reply(self) -> Reply:
         """The whole reply.
 
         Raises what the model raises.
         """
-        async with aclosing(self.events()) as happening:
+        async with aclosing(self._happening()) as happening:
             async for event in happening:
                 if isinstance(event, Answered):
                     return event.reply
@@ -74,7 +90,14 @@ class Exchange:
         report = reply.report
         if report is None:
             trace_id = self.request.request_id
-            return {"trace_id": trace_id, "strategy": None, "failed": [], "partial": False, "savings": []}
+            alone: dict[str, Any] = {
+                "trace_id": trace_id,
+                "strategy": None,
+                "failed": [],
+                "partial": bool(reply.budget),
+                "savings": [],
+            }
+            return alone | ({"budget": asdict(reply.budget)} if reply.budget else {})
         told: dict[str, Any] = {
             "trace_id": report.trace_id,
             "strategy": report.strategy,
@@ -85,6 +108,8 @@ class Exchange:
             "trims": [asdict(trim) for trim in report.trims],
             "seconds": round(report.seconds, 3),
         }
+        if reply.budget is not None:
+            told["budget"] = asdict(reply.budget)
         if "candidates" in self.options.include:
             told["candidates"] = [asdict(candidate) for candidate in report.candidates]
         if "verdict" in self.options.include:

@@ -12,10 +12,11 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from local_fusion.core.records import CallRecord
 from local_fusion.engines.engine import State
 from local_fusion.runtime import Runtime
 from local_fusion.scheduler.records import Moved, Waited
-from local_fusion.server.context import context_in
+from local_fusion.server.context import Context, context_in
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 CLIENT_CLOSED_REQUEST = 499  # nginx's code: nobody reads it, but logs and metrics do
@@ -62,6 +63,18 @@ class Metrics:
             registry=self.registry,
             buckets=_BUCKETS,
         )
+        self._calls = Counter(
+            "local_fusion_calls",
+            "Calls to engines that are over, by how they ended: ok, failed or cancelled.",
+            ("engine", "outcome"),
+            registry=self.registry,
+        )
+        self._tokens = Counter(
+            "local_fusion_tokens",
+            "Tokens that engines read (prompt) and wrote (completion), those of broken calls included.",
+            ("engine", "kind"),
+            registry=self.registry,
+        )
         runtime.scheduler.subscribe(self._hear)
 
     def text(self) -> bytes:
@@ -72,6 +85,13 @@ class Metrics:
         """A request to `model` is over."""
         self._requests.labels(model, str(status)).inc()
         self._seconds.labels(model).observe(seconds)
+
+    def called(self, _: Context, call: CallRecord) -> None:
+        """A call to an engine is over; a listener of `Accounting`."""
+        outcome = "ok" if call.error is None else "cancelled" if call.error == "cancelled" else "failed"
+        self._calls.labels(call.model, outcome).inc()
+        self._tokens.labels(call.model, "prompt").inc(call.usage.prompt_tokens)
+        self._tokens.labels(call.model, "completion").inc(call.usage.completion_tokens)
 
     def _hear(self, happened: Waited | Moved) -> None:
         match happened:

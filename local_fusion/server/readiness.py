@@ -19,15 +19,19 @@ def readiness(runtime: Runtime, *, stopping: bool = False) -> dict[str, Any]:
     engines that cannot answer (they are broken, or pinned ones hold what they need), as `asleep` those that must be
     woken or started first, which costs its next call time.
     """
-    overview = runtime.scheduler.overview()
+    # Those that a reload has taken away may still be finishing.
+    overview = [each for each in runtime.scheduler.overview() if each.name in runtime.engines]
     states = {each.name: each.snapshot for each in overview}
     unable = {each.name: why for each in overview if (why := _why_not(each)) is not None}
     engines = {name: _engine(snapshot, unable.get(name)) for name, snapshot in states.items()}
     fusions = {
         name: _fusion(runtime.config, name, states, unable) for name in runtime.config.fusions if name in runtime.served
     }
-    residents = [placement.model for placement in runtime.plan.placements if placement.resident]
-    settled = all(_has_settled(states[name]) for name in residents if name in states)
+    residents = [each.model for each in runtime.plan.placements if each.resident and each.model in states]
+    at_start = [name for name in residents if name not in runtime.joined]
+    # A model that a reload brings is no reason to send requests elsewhere, unless there is nobody else.
+    settled = all(_has_settled(states[name]) for name in at_start)
+    settled = settled and (not residents or any(_has_settled(states[name]) for name in residents))
     answerable = any(each["ready"] for each in (*engines.values(), *fusions.values()))
     ready = answerable and settled and not stopping
     reason = None

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeVar
 
 from starlette.responses import Response
@@ -116,6 +116,42 @@ async def _gone(receive: Receive) -> None:
         pass
 
 
+@asynccontextmanager
+async def _unless_stalled(sender: Send, seconds: float) -> AsyncIterator[Send]:
+    """A way to send; the block is cancelled, and `ClientGone` raised, where a message is not taken within `seconds`.
+
+    One timer for all messages: one for each would cost more than all else that is done for a token.
+    """
+    loop = asyncio.get_running_loop()
+    began: float | None = None
+    timer: asyncio.TimerHandle
+
+    async def send(message: Message) -> None:
+        nonlocal began
+        began = loop.time()
+        await sender(message)
+        began = None
+
+    def look() -> None:
+        nonlocal timer
+        left = seconds if began is None else began + seconds - loop.time()
+        if left > 0:
+            timer = loop.call_later(left, look)
+        else:
+            limit.reschedule(loop.time())
+
+    timer = loop.call_later(seconds, look)
+    try:
+        async with asyncio.timeout(None) as limit:
+            yield send
+    except TimeoutError:
+        if limit.expired():
+            raise ClientGone from None
+        raise
+    finally:
+        timer.cancel()
+
+
 async def unless_gone(receive: Receive, work: Awaitable[Result]) -> Result:
     """The result of `work`, which is cancelled when the client goes away.
 
@@ -169,14 +205,10 @@ class StreamedResponse(Response):
 
         Raises `ClientGone` where it takes nothing for `stall_seconds`.
         """
+        async with _unless_stalled(sender, self.stall_seconds) as send:
+            await self._send_all(send)
 
-        async def send(message: Message) -> None:
-            try:
-                async with asyncio.timeout(self.stall_seconds):
-                    await sender(message)
-            except TimeoutError:
-                raise ClientGone from None
-
+    async def _send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         try:
             async with aclosing(self.chunks()) as chunks:

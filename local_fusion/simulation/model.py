@@ -36,6 +36,11 @@ class SimulatedModel:
         """See `ChatModel.name`."""
         return self._engine.name
 
+    @property
+    def takes_images(self) -> bool:
+        """See `ChatModel.takes_images`: requests that are simulated hold none."""
+        return False
+
     async def answer(self, request: ChatRequest, emit: Emit = unheard) -> Reply:
         """See `ChatModel.answer`: made-up texts, as long as the workload asks for."""
         prompt, most = _prompt(request), request.sampling.max_tokens

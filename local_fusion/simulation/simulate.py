@@ -13,6 +13,7 @@ from local_fusion.config.references import engines_of, parts_of
 from local_fusion.config.schema import SchedulingSettings
 from local_fusion.core.chat import ChatRequest, Message
 from local_fusion.core.concurrency import together
+from local_fusion.core.metered import Metered
 from local_fusion.core.model import ChatModel
 from local_fusion.core.sampling import Sampling
 from local_fusion.engines.devices import DeviceLocks
@@ -175,7 +176,7 @@ class _Simulation:
         arrivals = {arrival.id: arrival for arrival in self.workload.arrivals}
         models: dict[str, ChatModel] = {}
         for name, engine in engines.items():
-            models[name] = SimulatedModel(engine, scheduler.gate(name), arrivals)
+            models[name] = Metered(SimulatedModel(engine, scheduler.gate(name), arrivals))
         personas = {**PERSONAS, **self.inputs.config.personas}
         for name, fusion in self.inputs.config.fusions.items():
             models[name] = FusionModel(name, fusion, models.__getitem__, personas, accepts)

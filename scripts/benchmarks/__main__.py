@@ -15,17 +15,20 @@ from benchmarks.figures import Figure, load
 from benchmarks.fusion import FUSIONS, measure_fusions
 from benchmarks.judging import FUSIONS as JUDGED
 from benchmarks.judging import measure_judging
+from benchmarks.overhead import measure_overhead
 from benchmarks.passthrough import measure_passthrough
 from benchmarks.planner import measure_planner
 from benchmarks.report import print_json, print_table
 from benchmarks.scheduler import measure_scheduler
 from benchmarks.serving import serving
+from benchmarks.soak import measure_soak
 from benchmarks.startup import measure_startup
 from benchmarks.voting import measure_voting
 from local_fusion.cli.running import run
 from local_fusion.errors import LocalFusionError
 
 MOST_REPEATS = 50
+LEAST_SECONDS, MOST_SECONDS = 5, 7 * 24 * 3600  # of a soak
 INTERRUPTED = 130
 
 
@@ -36,7 +39,7 @@ def main() -> int:
     before = load()
     try:
         with tempfile.TemporaryDirectory(prefix="lf-bench-") as folder:
-            run(_measure(options.what, options.repeat, Path(folder), figures))
+            run(_measure(options, Path(folder), figures))
     except LocalFusionError as error:
         print(f"scripts/bench: {error}", file=sys.stderr)
         return error.exit_code
@@ -47,7 +50,8 @@ def main() -> int:
     return 1 if options.strict and not all(figure.met for figure in figures) else 0
 
 
-async def _measure(what: str, repeat: int | None, folder: Path, figures: list[Figure]) -> None:
+async def _measure(options: argparse.Namespace, folder: Path, figures: list[Figure]) -> None:
+    what, repeat = options.what, options.repeat
     if what in ("planner", "all"):
         figures += await measure_planner(repeat or 20, _tell)
     if what in ("scheduler", "all"):
@@ -72,6 +76,10 @@ async def _measure(what: str, repeat: int | None, folder: Path, figures: list[Fi
                 figures += await measure_against_peers(served, repeat or 5, _tell)
             if what != "fusion":
                 figures += await measure_judging(served, repeat or 16, _tell)
+    if what in ("overhead", "all"):
+        figures += await measure_overhead(folder, repeat or 5, _tell, real=options.real)
+    if what == "soak":
+        figures += await measure_soak(folder, options.seconds, _tell, plot=options.plot)
     if what in ("voting", "all"):
         figures += await measure_voting(folder, repeat or 8, _tell)
     if what in ("demo", "all"):
@@ -91,6 +99,10 @@ def _options() -> argparse.Namespace:
         "other programs that are installed below .peers (it says how). judging: judges that read probabilities against "
         "one that writes. "
         "passthrough: 16 streams through our server, against the engine's own socket. "
+        "overhead: 1, 32 and 256 streams through our server and through the LiteLLM proxy, against the engine's own "
+        "socket, over a fast fake engine (--real: over vLLM). "
+        "soak: clients of every kind, also of the worst, for ten minutes over fake engines, and whether the server "
+        "stays flat; not part of all. "
         "voting: an adaptive vote over recorded samples of 64 questions; minutes. "
         "startup: our programs without engines. demo: scripts/demo, the second time. "
         "planner: plans for eight GPUs on paper, against simpler ways to place the same models; no engine is started. "
@@ -108,6 +120,8 @@ def _options() -> argparse.Namespace:
             "fusion",
             "judging",
             "passthrough",
+            "overhead",
+            "soak",
             "voting",
             "startup",
             "demo",
@@ -117,6 +131,9 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--json", action="store_true", help="print JSON for programs")
     parser.add_argument("--strict", action="store_true", help="exit with 1 if a target is missed")
+    parser.add_argument("--seconds", type=_seconds, default=600, metavar="S", help="soak: for so long (default: 600)")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="soak: draw memory, descriptors and tasks into FILE")
+    parser.add_argument("--real", action="store_true", help="overhead: over vLLM with SmolLM2, not over a fake engine")
     parser.add_argument(
         "--repeat",
         type=_repeats,
@@ -130,6 +147,12 @@ def _repeats(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= MOST_REPEATS:
         raise argparse.ArgumentTypeError(f"expected a number from 1 to {MOST_REPEATS}, got '{text}'")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    if not text.isdecimal() or not LEAST_SECONDS <= int(text) <= MOST_SECONDS:
+        raise argparse.ArgumentTypeError(f"expected a number from {LEAST_SECONDS} to {MOST_SECONDS}, got '{text}'")
+    return float(text)
 
 
 if __name__ == "__main__":

@@ -128,12 +128,14 @@ async def serving(fusions: Mapping[str, Any], folder: Path, *, prefix_cache: boo
 
 
 @asynccontextmanager
-async def started(command: list[str], *, runtime: Path, stdout: int) -> AsyncIterator[Process]:
+async def started(
+    command: list[str], *, runtime: Path, stdout: int, environment: Mapping[str, str] | None = None
+) -> AsyncIterator[Process]:
     """A process of its own session (a Ctrl-C reaches it through us, once); asked to end with us, killed if it does not.
 
     Its engines' wardens see to what it leaves behind.
     """
-    environment = {**os.environ, VARIABLE: str(runtime)}
+    environment = {**os.environ, **(environment or {}), VARIABLE: str(runtime)}
     process = await asyncio.create_subprocess_exec(
         *command, cwd=ROOT, env=environment, stdin=DEVNULL, stdout=stdout, stderr=PIPE, start_new_session=True
     )

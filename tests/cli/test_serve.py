@@ -43,6 +43,11 @@ class Asking(threading.Thread):
         self.told = ""
         self.start()
 
+    def finished(self) -> Asking:
+        """The same, once it is answered."""
+        self.join(60)
+        return self
+
     def run(self) -> None:
         try:
             with urllib.request.urlopen(self._request, timeout=60) as response:
@@ -360,3 +365,22 @@ def test_an_engine_that_waits_for_its_turn_is_no_failure_but_a_reason_to_stay(ho
         running.process.kill()
         running.process.wait()
     assert home.left_behind() == []
+
+
+def test_the_log_as_json_is_all_that_comes_on_stderr(home: Home) -> None:
+    home.configure("a", fusions=ONE, server={"log_format": "json"})
+    running = home.start("serve", "--port", "0")
+    try:
+        url = running.wait_for(r"listening on (http://[^\s\"]+)")[1]
+        running.wait_for("engine a: awake")
+        assert Asking(url).finished().answer is not None
+        running.signal(signal.SIGTERM)
+        assert running.code() == 0, running.err
+    finally:
+        running.process.kill()
+        running.process.wait()
+    entries = [json.loads(line) for line in running.err.splitlines()]
+    (access,) = [entry for entry in entries if entry["logger"] == "local_fusion.access"]
+    assert (access["model"], access["status"]) == ("one", 200)
+    assert access["request_id"]
+    assert any("stopping the engines" in entry["message"] for entry in entries)

@@ -6,6 +6,7 @@ import fcntl
 import os
 import pty
 import select
+import signal
 import subprocess
 import termios
 import time
@@ -20,11 +21,17 @@ HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 
 
 class Terminal:
-    """A command on a terminal of its own, and what the terminal was sent."""
+    """A command on a terminal of its own, and what the terminal was sent. `nohup`: it is to outlive the terminal."""
 
-    def __init__(self, home: Home, *arguments: str) -> None:
+    def __init__(self, home: Home, *arguments: str, nohup: bool = False) -> None:
         self._ours, theirs = pty.openpty()
         self.before = termios.tcgetattr(self._ours)
+
+        def begin() -> None:
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+            if nohup:
+                signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
         env = {name: value for name, value in home.env.items() if name != "NO_COLOR"} | {"TERM": "xterm-256color"}
         self.process = subprocess.Popen(
             command(*arguments),
@@ -34,7 +41,7 @@ class Terminal:
             env=env,
             cwd=home.folder,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=begin,
         )
         os.close(theirs)
         self.sent = ""
@@ -66,10 +73,16 @@ class Terminal:
     def settings(self) -> list[object]:
         return termios.tcgetattr(self._ours)
 
+    def hang_up(self) -> None:
+        """Close the terminal."""
+        os.close(self._ours)
+        self._ours = -1
+
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
-        os.close(self._ours)
+        if self._ours >= 0:
+            self.hang_up()
 
 
 @pytest.fixture

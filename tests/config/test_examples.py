@@ -13,6 +13,7 @@ from local_fusion.config import json_schema
 from local_fusion.config.base import Command
 from local_fusion.config.judging import JUDGES
 from local_fusion.config.loading import load_config
+from local_fusion.config.openrouter import OpenRouterConfig
 from local_fusion.config.panels import Deadlines, MemberConfig
 from local_fusion.config.references import parts_of
 from local_fusion.config.schema import (
@@ -22,7 +23,7 @@ from local_fusion.config.schema import (
     PersonaFile,
     SchedulingSettings,
 )
-from local_fusion.config.server import ServerConfig
+from local_fusion.config.server import ResponsesConfig, ServerConfig
 from local_fusion.config.strategies import STRATEGY_CONFIGS, Adaptive, EarlyCut, Trigger
 
 FOLDER = Path(__file__).parents[2] / "configs"
@@ -100,9 +101,9 @@ def test_the_examples_show_nearly_every_option() -> None:
     text = "\n".join(example.read_text() for example in EXAMPLES)
     rare = {"quantization", "trust_remote_code", "chat_template", "extra_args", "memory_share", "allow_remote"}
     rare |= {"api_keys_file", "top_k", "presence_penalty", "frequency_penalty", "seed", "stop"}
-    parts = (ModelConfig, MemberConfig, Deadlines, EngineSettings, SchedulingSettings, ServerConfig)
+    parts = (ModelConfig, MemberConfig, Deadlines, EngineSettings, SchedulingSettings, ServerConfig, ResponsesConfig)
     fusions = (*STRATEGY_CONFIGS.values(), *JUDGES.values(), Command, Adaptive, EarlyCut, Trigger, PersonaFile)
-    for part in (*parts, *fusions):
+    for part in (*parts, *fusions, OpenRouterConfig):
         for option in part.model_fields.keys() - rare:
             assert f"{option}:" in text, f"no example shows `{option}`"
 

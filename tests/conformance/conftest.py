@@ -1,11 +1,12 @@
 """One server over fake engines for all clients, in a thread of its own: some clients are not asynchronous.
 
-`quality` (synthesize), `vote`, `best` (best_of) and `one` (single) are fusions; `a`, `b` and `slow` (20 tokens a
-second) are engines. What they say:
+`quality` (synthesize), `vote`, `best` (best_of), `one` (single) and `reviews` (review) are fusions; `a`, `b` and `slow`
+(20 tokens a second) are engines. What they say:
 
 - *6 times 7*: 41 or 42 by `a`, 42 by `b`; the answer of every fusion has 42 in it.
 - *weather*: with tools, `a` calls `weather` for Bonn; without, or once it has the result, *It is 12 °C in Bonn.*
 - *both towns*: with tools, `a` calls `weather` twice.
+- *deliberate*: with OpenRouter's tool, `a` consults the panel; once it has the result, *The panel says 42.*
 - *think*: `a` thinks *Let me see.* and answers *Thought through.*
 - any request with a response format: `a` answers CITY.
 - anything else is echoed.
@@ -46,18 +47,22 @@ FUSIONS: dict[str, Any] = {
     "vote": {"strategy": "vote", "extract": "number", "panel": [{"model": "a", "samples": 2}, "b"]},
     "best": {"strategy": "best_of", "panel": [{"model": "a", "samples": 2}], "judge": "b"},
     "one": {"strategy": "single", "panel": ["a"]},
+    "reviews": {"strategy": "review", "panel": ["b"], "judge": "b"},
 }
 ENGINES = ("a", "b", "slow")
+ALIASES = {"openai/*": "a", "~anthropic/*": "b"}  # ids of OpenRouter's
 _SCRIPTS: dict[str, Script | list[Script]] = {
     "a": Script(
         rules=[
             ("write the final answer", "The answer is 42."),
+            ('"status": "ok"', "The panel says 42."),
             ("6 times 7", ["It is 42.", "It is 41."]),
             ("weather|12 °C|both towns", "It is 12 °C in Bonn."),
             ("think", "Thought through."),
         ],
         thoughts=[("think", "Let me see.")],
         calls=[
+            ("deliberate", [{"name": "openrouter_fusion", "arguments": '{"prompt": "What is 6 times 7?"}'}]),
             ("weather", [{"name": "weather", "arguments": '{"city": "Bonn"}'}]),
             (
                 "both towns",
@@ -91,7 +96,7 @@ class Endpoint:
 
 def configuration(folder: Path) -> Config:
     """Engines that call tools and think, and fusions of them."""
-    config = tiny_config(folder, list(ENGINES), fusions=FUSIONS, server={"keep_alive_seconds": 0.2})
+    config = tiny_config(folder, list(ENGINES), fusions=FUSIONS, aliases=ALIASES, server={"keep_alive_seconds": 0.2})
     able = {"tool_call_parser": "hermes", "reasoning_parser": "qwen3"}
     models = {name: model.model_copy(update=able) for name, model in config.models.items()}
     return config.model_copy(update={"models": models})
@@ -139,17 +144,17 @@ class _Thread(threading.Thread):
         self._up = threading.Event()
         self._url = ""
         self._failed: BaseException | None = None
-        self._loop = asyncio.new_event_loop()
+        self._runner = asyncio.Runner()
         self._done = asyncio.Event()
 
     def run(self) -> None:
         try:
-            self._loop.run_until_complete(self._serve())
+            with self._runner:
+                self._runner.run(self._serve())
         except BaseException as error:  # told in the thread that waits
             self._failed = error
         finally:
             self._up.set()
-            self._loop.close()
 
     async def _serve(self) -> None:
         async with serving(self._config, _SCRIPTS) as served:
@@ -167,7 +172,7 @@ class _Thread(threading.Thread):
     def end(self) -> None:
         """Stop the server and its engines."""
         if self.is_alive():
-            self._loop.call_soon_threadsafe(self._done.set)
+            self._runner.get_loop().call_soon_threadsafe(self._done.set)
         self.join()
         if self._failed is not None:
             raise self._failed

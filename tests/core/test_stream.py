@@ -33,6 +33,7 @@ class Pausing:
     finish: asyncio.Event = field(default_factory=asyncio.Event)
     cleaned_up: bool = False
     name: str = "pausing"
+    takes_images: bool = False
 
     async def answer(self, request: ChatRequest, emit: Emit = unheard) -> Reply:
         try:

@@ -57,7 +57,7 @@ def check_usage(usage: Any) -> None:
     assert {call["error"] for call in calls} <= {None, "cancelled"}
 
 
-UNREADABLE = {"engine_rejected", "empty_answer"}
+UNREADABLE = {"not_json", "not_the_schema", "empty_answer"}
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)

@@ -42,6 +42,21 @@ def test_the_sockets_between_vllms_processes_lie_in_the_folder_that_is_removed_a
     assert built.env["VLLM_RPC_BASE_PATH"] == "/run"
 
 
+def test_an_engine_fetches_media_from_nowhere_but_the_hosts_listed_and_follows_no_redirects() -> None:
+    model = ModelConfig(source="x")
+    where: dict[str, Any] = {"socket": Path("/q"), "python": "python", "environ": {}}
+    # To vLLM an empty list means every host.
+    assert option(engine_command(placement(), model, **where), "--allowed-media-domains") == "none.invalid"
+    built = engine_command(placement(), model, media_domains=["a.org", "b.org"], **where)
+    start = built.argv.index("--allowed-media-domains")
+    assert built.argv[start + 1 : start + 4] == ("a.org", "b.org", built.argv[start + 3])
+    assert built.argv[start + 3].startswith("--")
+    assert built.env["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] == "0"
+    smaller = with_smaller_cache(placement(max_concurrent_requests=8.0), model, media_domains=["a.org"], **where)
+    assert smaller is not None
+    assert option(smaller.command, "--allowed-media-domains") == "a.org"
+
+
 def test_memory_is_given_in_explicit_bytes() -> None:
     built = command(placed={"kv_cache_bytes": 123456789, "max_model_len": 2048}, max_num_seqs=7)
     assert option(built, "--kv-cache-memory-bytes") == "123456789"

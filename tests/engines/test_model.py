@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from local_fusion.core.chat import ChatRequest, Message
+from local_fusion.core.chat import ChatRequest, Image, Message
 from local_fusion.core.events import CallEnded, Event, Queued, TextDelta
 from local_fusion.core.model import Choice, Room
 from local_fusion.core.records import Usage
 from local_fusion.core.sampling import Sampling
 from local_fusion.engines.gate import Call, Tell, unheard
 from local_fusion.engines.model import EngineModel
-from local_fusion.errors import EngineDied, EngineUnavailable, RequestError
+from local_fusion.errors import ContextTooLong, EngineDied, EngineUnavailable, RequestError, TakesNoImages
 from tests.conftest import MakeEngine
 from tests.engines.waiting import eventually, recorded
 from tests.fake_engine import Script
@@ -70,6 +70,34 @@ async def test_every_option_of_the_request_reaches_the_engine(make_engine: MakeE
     assert {name: body[name] for name in sampling.set_fields()} == sampling.set_fields()
     assert body["response_format"] == form
     assert body["request_id"].startswith("req-1-")
+
+
+async def test_an_answer_says_which_stop_ended_it(make_engine: MakeEngine) -> None:
+    model = await awake(make_engine, Script())
+    reply = await model.answer(ASKED.but(sampling=Sampling(stop=["three", " two"])))
+    assert reply.choices == (Choice("echo: one", stopped_by=" two"),)
+
+
+@pytest.mark.parametrize(("wanted", "asked"), [(30, 30), (3000, 3000), (4096, 4060), (32_000, 4060)])
+async def test_a_generous_limit_is_cut_to_what_the_context_has_room_for(
+    make_engine: MakeEngine, tmp_path: Path, wanted: int, asked: int
+) -> None:
+    record = tmp_path / "record"
+    model = await awake(make_engine, Script(record=str(record)))
+    request = ASKED.but(sampling=Sampling(max_tokens=wanted), up_to_context=True)
+    assert (await model.answer(request)).choices[0].finish_reason == "stop"
+    assert recorded(record)[0]["body"]["max_tokens"] == asked
+
+
+async def test_a_conversation_that_leaves_no_room_at_all_is_the_engines_to_refuse(make_engine: MakeEngine) -> None:
+    model = await awake(make_engine, Script())
+    request = ChatRequest(
+        messages=(Message("user", "word " * 5000),), sampling=Sampling(max_tokens=32_000), up_to_context=True
+    )
+    with pytest.raises(ContextTooLong):
+        await model.answer(request)
+    with pytest.raises(ContextTooLong):  # and so is a limit that is meant as it is told
+        await model.answer(ASKED.but(sampling=Sampling(max_tokens=32_000)))
 
 
 async def test_an_answer_cut_by_its_limit_says_so(make_engine: MakeEngine) -> None:
@@ -130,6 +158,44 @@ async def test_labels_that_are_no_single_token_are_refused(make_engine: MakeEngi
 async def test_a_conversation_is_measured_as_the_model_sees_it(make_engine: MakeEngine) -> None:
     model = await awake(make_engine, Script())
     assert await model.measure(ASKED.but(messages=(Message("system", "brief"), *ASKED.messages))) == Room(6, 4096)
+
+
+CAT = Image("data:image/png;base64,AAAA", "low")
+SHOWN = Message("user", "What is\nthis?", parts=("What is", CAT, "this?"))
+
+
+async def test_images_stand_where_they_stood_for_a_model_that_takes_them(
+    make_engine: MakeEngine, tmp_path: Path
+) -> None:
+    engine = make_engine("qwen", Script(record=str(tmp_path / "record")))
+    engine.start()
+    await EngineModel(engine, takes_images=True).answer(ChatRequest(messages=(SHOWN,)))
+    (request,) = (entry["body"] for entry in recorded(tmp_path / "record") if entry["event"] == "request")
+    assert request["messages"][0]["content"] == [
+        {"type": "text", "text": "What is"},
+        {"type": "image_url", "image_url": {"url": CAT.url, "detail": "low"}},
+        {"type": "text", "text": "this?"},
+    ]
+
+
+async def test_a_model_that_takes_none_is_not_asked_and_with_leave_reads_the_text(make_engine: MakeEngine) -> None:
+    model = await awake(make_engine, Script())
+    request = ChatRequest(messages=(Message("system", "brief"), SHOWN))
+    with pytest.raises(TakesNoImages, match="qwen takes no images") as raised:
+        await model.answer(request)
+    assert raised.value.param == "messages[1].content[1]"
+    with pytest.raises(TakesNoImages):
+        await model.measure(request)
+    reply = await model.answer(request.but(described=True))
+    assert reply.choices[0].text == "echo: What is\n[image]\nthis?"
+
+
+async def test_a_reasoning_effort_counts_as_part_of_the_prompt(make_engine: MakeEngine, tmp_path: Path) -> None:
+    model = await awake(make_engine, Script(record=str(tmp_path / "record")))
+    await model.answer(ASKED.but(reasoning_effort="none"))
+    (request,) = (entry["body"] for entry in recorded(tmp_path / "record") if entry["event"] == "request")
+    assert request["reasoning_effort"] == "none"
+    assert await model.measure(ASKED.but(reasoning_effort="none")) == await model.measure(ASKED)
 
 
 async def test_a_call_waits_for_an_engine_that_is_starting(make_engine: MakeEngine) -> None:

@@ -29,8 +29,8 @@ def session(*models: Scripted, **sampling: Any) -> Session:
     ("sampling", "choice"),
     [
         ({}, Choice("one two three four")),
-        ({"stop": " three"}, Choice("one two")),
-        ({"stop": ["four", "two"]}, Choice("one ")),
+        ({"stop": " three"}, Choice("one two", stopped_by=" three")),
+        ({"stop": ["four", "two"]}, Choice("one ", stopped_by="two")),
         ({"max_tokens": 4}, Choice("one two three four")),
         ({"max_tokens": 2}, Choice("one two", "length")),
     ],

@@ -135,9 +135,17 @@ async def test_it_runs_in_an_empty_folder_with_next_to_nothing_in_its_environmen
     said = await check(python(look))
     assert isinstance(said, Rejected)
     names, _, folder = said.reason.rpartition(" ")
-    assert set(eval(names)) - {"LC_CTYPE"} == {"HOME", "LANG", "PATH", "TMPDIR"}
+    assert set(eval(names)) - {"LC_CTYPE"} == {"HOME", "LANG", "LOCAL_FUSION_DEPTH", "PATH", "TMPDIR"}
     assert Path(folder).parent == temporary
     assert not Path(folder).exists()
+
+
+async def test_it_is_told_how_many_fusions_stand_above_it_so_that_circles_end() -> None:
+    tell = shell('echo "$LOCAL_FUSION_DEPTH"; exit 1')
+    assert await check(tell) == Rejected("1")
+    deeper = session()
+    deeper.request = deeper.request.but(depth=2)
+    assert await verify(deeper, tell, "x") == Rejected("3")
 
 
 async def test_one_that_hangs_is_killed_when_its_seconds_are_over() -> None:

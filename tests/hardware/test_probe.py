@@ -292,8 +292,8 @@ def test_which_devices_vllm_can_use_is_told_by_the_distribution_that_is_installe
 async def test_the_runtime_asks_for_the_devices_that_vllm_can_use(
     nvml: Nvml, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("local_fusion.runtime.require_vllm", lambda: None)
-    monkeypatch.setattr("local_fusion.runtime.vllm_kind", lambda: "cuda")
+    monkeypatch.setattr("local_fusion.runtime.opening.require_vllm", lambda: None)
+    monkeypatch.setattr("local_fusion.runtime.gathering.vllm_kind", lambda: "cuda")
     monkeypatch.setenv("LOCAL_FUSION_RUNTIME", str(tmp_path / "run"))
     source = tiny_checkpoint(tmp_path / "model")
     config = Config.model_validate({"models": {"a": {"source": str(source)}}})

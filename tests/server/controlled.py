@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from local_fusion.config.personas import PERSONAS
 from local_fusion.config.schema import Config
 from local_fusion.config.strategies import FusionConfig
+from local_fusion.core.metered import Metered
 from local_fusion.core.model import ChatModel
 from local_fusion.engines.engine import EngineSnapshot
 from local_fusion.engines.gate import Call, Tell, unheard
@@ -183,6 +184,8 @@ class ControlledRuntime:
     engines: Mapping[str, ControlledEngine]
     models: Mapping[str, ChatModel]
     started_at: int = 0
+    pooling: frozenset[str] = frozenset()
+    joined: frozenset[str] = frozenset()
 
     @property
     def served(self) -> frozenset[str]:
@@ -192,6 +195,9 @@ class ControlledRuntime:
         if name not in self.models:
             raise unknown(name, self.models)
         return self.models[name]
+
+    def takes_images(self, name: str) -> bool:
+        return self.model(name).takes_images
 
     def fusion(self, name: str, config: FusionConfig) -> ChatModel:
         return FusionModel(name, config, self.model, PERSONAS)
@@ -291,3 +297,13 @@ class Asking:
 def asking_of(runtime: ControlledRuntime, door: Door | None = None) -> Asking:
     """A client of the whole application over `runtime`."""
     return Asking(app_over(runtime, door))
+
+
+def asking_over(*models: Scripted, server: Mapping[str, Any] | None = None, **fusions: Any) -> Asking:
+    """A client of a server over these models, metered as a runtime has them, and fusions of them."""
+    runtime = controlled(*(overview(model.name) for model in models))
+    metered: list[ChatModel] = [Metered(model) for model in models]
+    sources = {model.name: {"source": "x"} for model in models}
+    runtime.config = Config.model_validate({"models": sources, "fusions": fusions, "server": server or {}})
+    runtime.models = {**fusion(metered, **fusions), **{model.name: model for model in metered}}
+    return asking_of(runtime)

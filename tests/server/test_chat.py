@@ -271,7 +271,7 @@ async def test_a_request_may_ask_for_a_preset_of_all_models(served: Served) -> N
         ({"model": None}, "model", "missing"),
         ({"messages": []}, "messages", "at least 1"),
         ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role", "system"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, None, "text"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, None, "missing"),
         ({"temperature": 9}, "temperature", "less than or equal to 2"),
         ({"temprature": 1}, "temprature", "did you mean 'temperature'"),
         ({"n": 17}, "n", "16"),

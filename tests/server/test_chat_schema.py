@@ -5,15 +5,30 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from openai.types.chat.completion_create_params import CompletionCreateParamsBase, CompletionCreateParamsStreaming
 
-from local_fusion.core.chat import Message, ToolCall
+from local_fusion.config.server import ServerConfig
+from local_fusion.core.chat import Image, Message, ToolCall
 from local_fusion.core.sampling import Sampling
 from local_fusion.errors import RequestError
-from local_fusion.server.openai.chat_schema import parse_chat
+from local_fusion.server.openai.chat_schema import FusionChatRequest, parse_chat
 
 ASKED: dict[str, Any] = {"model": "panel", "messages": [{"role": "user", "content": "Hello"}]}
 CALL: dict[str, Any] = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
 WEATHER: dict[str, Any] = {"type": "function", "function": {"name": "weather"}}
+PIXEL = "data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAAC"
+
+
+def image(url: str) -> dict[str, Any]:
+    return {
+        "role": "user",
+        "content": [{"type": "text", "text": "See"}, {"type": "image_url", "image_url": {"url": url}}],
+    }
+
+
+def allowing(mode: str, *names: str) -> dict[str, Any]:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
 
 
 def messages(*given: dict[str, Any]) -> tuple[Message, ...]:
@@ -68,9 +83,16 @@ def test_a_result_whose_call_was_cut_from_the_conversation_is_taken() -> None:
     assert messages({"role": "tool", "tool_call_id": "call_9", "content": "x"})[0].tool_call_id == "call_9"
 
 
-@pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
-def test_thoughts_sent_back_are_taken_and_reach_nobody(field: str) -> None:
-    assert messages({"role": "assistant", "content": "Hi", field: "A greeting."}) == (Message("assistant", "Hi"),)
+@pytest.mark.parametrize(
+    ("field", "thought"),
+    [
+        ("reasoning", "A greeting."),
+        ("reasoning_content", "A greeting."),
+        ("reasoning_details", [{"type": "reasoning.text", "text": "A greeting."}]),
+    ],
+)
+def test_thoughts_sent_back_are_taken_and_reach_nobody(field: str, thought: Any) -> None:
+    assert messages({"role": "assistant", "content": "Hi", field: thought}) == (Message("assistant", "Hi"),)
 
 
 def test_tools_and_how_to_choose_are_handed_on_as_they_were_given() -> None:
@@ -99,9 +121,91 @@ def test_what_clients_send_out_of_habit_and_what_changes_nothing_is_taken() -> N
         "metadata": {"run": "7"},
         "service_tier": "auto",
         "response_format": {"type": "text"},
+        "modalities": ["text"],
+        "verbosity": "medium",
+        "prediction": {"type": "content", "content": "Hello"},
+        "prompt_cache_key": "k",
+        "prompt_cache_options": {"mode": "explicit"},
+        "prompt_cache_retention": "24h",
+        "safety_identifier": "s",
+        "audio": None,
+        "function_call": None,
+        "provider": {"order": ["somebody"], "allow_fallbacks": False},
+        "route": "fallback",
+        "models": [],
+        "transforms": [],
+        "session_id": "s",
+        "trace": {"trace_id": "t"},
+        "cache_control": {"type": "ephemeral"},
+        "usage": {"include": True},
+        "plugins": [{"id": "response-healing"}],
     }
     request = parse_chat({**ASKED, **habits}).to_request("r1")
     assert request == parse_chat(ASKED).to_request("r1")
+
+
+def test_every_field_that_openai_has_is_decided_on() -> None:
+    theirs = CompletionCreateParamsStreaming.__annotations__.keys() | CompletionCreateParamsBase.__annotations__.keys()
+    assert theirs - FusionChatRequest.model_fields.keys() == set()
+
+
+def test_images_stand_where_they_stood() -> None:
+    asked = image(PIXEL)
+    asked["content"] += [
+        {"type": "text", "text": "it"},
+        {"type": "image_url", "image_url": {"url": PIXEL, "detail": "low"}},
+    ]
+    assert messages(asked) == (Message("user", "See\nit", parts=("See", Image(PIXEL), "it", Image(PIXEL, "low"))),)
+    asked["content"][1]["image_url"]["detail"] = "auto"  # which is what nothing said means
+    assert messages(asked)[0].parts[1] == Image(PIXEL)
+
+
+def test_images_are_fetched_from_where_the_server_allows() -> None:
+    asked = {**ASKED, "messages": [image("https://pictures.example.org/x.png")]}
+    with pytest.raises(RequestError, match="media_domains"):
+        parse_chat(asked)
+    parse_chat(asked, ServerConfig(media_domains=["pictures.example.org"]))
+
+
+def test_what_was_refused_counts_as_said() -> None:
+    said = Message("assistant", "I cannot.")
+    assert messages({"role": "assistant", "content": None, "refusal": "I cannot."}) == (said,)
+    assert messages({"role": "assistant", "content": [{"type": "refusal", "refusal": "I cannot."}]}) == (said,)
+
+
+@pytest.mark.parametrize(
+    ("fields", "effort"),
+    [
+        ({"reasoning_effort": "low"}, "low"),
+        ({"reasoning": {"effort": "high"}}, "high"),
+        ({"reasoning": {"effort": "high"}, "reasoning_effort": "high"}, "high"),
+        ({"reasoning": {"enabled": False}}, "none"),
+        ({"reasoning": {"enabled": True, "summary": "auto"}}, None),
+        ({}, None),
+    ],
+)
+def test_how_long_to_think_may_be_said_in_openais_way_or_in_openrouters(
+    fields: dict[str, Any], effort: str | None
+) -> None:
+    assert parse_chat({**ASKED, **fields}).to_request("r1").reasoning_effort == effort
+
+
+@pytest.mark.parametrize("fields", [{"reasoning": {"exclude": True}}, {"include_reasoning": False}])
+def test_thoughts_may_be_left_out(fields: dict[str, Any]) -> None:
+    assert not parse_chat({**ASKED, **fields}).tells_thoughts
+    assert parse_chat(ASKED).tells_thoughts
+
+
+def test_of_many_tools_a_few_may_be_allowed() -> None:
+    tools = [WEATHER, {"type": "function", "function": {"name": "time"}}]
+    request = parse_chat({**ASKED, "tools": tools, "tool_choice": allowing("required", "time")}).to_request("r1")
+    assert (request.tools, request.tool_choice) == ((tools[1],), "required")
+
+
+def test_a_tool_that_the_server_has_is_none_of_the_clients() -> None:
+    asked = {**ASKED, "tools": [{"type": "openrouter:fusion"}, WEATHER], "tool_choice": {"type": "openrouter:fusion"}}
+    request = parse_chat(asked).to_request("r1")
+    assert (request.tools, request.tool_choice) == ((WEATHER,), None)
 
 
 def test_a_response_format_is_handed_on_as_it_was_given() -> None:
@@ -150,7 +254,7 @@ def test_what_is_to_be_included_and_what_is_overridden_are_told_apart() -> None:
         (
             {"messages": [{"role": "assistant", "tool_calls": [{**CALL, "type": "custom"}]}]},
             "messages[0].tool_calls[0].type",
-            "'function'",
+            "functions with JSON arguments only",
         ),
         (
             {"messages": [{"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "x"}}]}]},
@@ -161,7 +265,60 @@ def test_what_is_to_be_included_and_what_is_overridden_are_told_apart() -> None:
         ({"tools": [{"type": "function"}]}, "tools[0].function", "missing"),
         ({"tools": [{"type": "function", "function": {"name": ""}}]}, "tools[0].function.name", "at least 1"),
         ({"tools": [WEATHER], "tool_choice": "often"}, "tool_choice", "'required'"),
-        ({"tools": [WEATHER], "tool_choice": {"type": "custom"}}, "tool_choice.type", "'function'"),
+        ({"tools": [WEATHER], "tool_choice": {"type": "custom"}}, "tool_choice.type", "JSON arguments only"),
+        ({"tools": [WEATHER], "tool_choice": {"type": "mcp"}}, "tool_choice.type", "'allowed_tools'"),
+        (
+            {"tools": [WEATHER], "tool_choice": {"type": "openrouter:fusion"}},
+            "tool_choice.type",
+            "no tool of type 'openrouter:fusion'",
+        ),
+        (
+            {"tools": [WEATHER], "tool_choice": allowing("auto", "wether")},
+            "tool_choice.allowed_tools.tools[0].function.name",
+            "there are: weather",
+        ),
+        ({"tools": [WEATHER], "tool_choice": allowing("often", "weather")}, "tool_choice.allowed_tools.mode", "'auto'"),
+        ({"tools": [WEATHER], "tool_choice": {"type": "allowed_tools"}}, "tool_choice.allowed_tools", "missing"),
+        ({"tools": [{**WEATHER, "parameters": {}}]}, "tools[0].parameters", "not for tools of type 'function'"),
+        ({"tools": [{"type": "openrouter:web_search"}]}, "tools[0].type", "searches the web"),
+        ({"messages": [image("ftp://example.org/x.png")]}, "messages[0].content[1].image_url.url", "data URLs only"),
+        ({"messages": [{**image(PIXEL), "role": "system"}]}, "messages[0].content[1]", "'user' and 'tool'"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "x", "image_url": {"url": PIXEL}}]}]},
+            "messages[0].content[0].image_url",
+            "parts of type 'image_url'",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]},
+            "messages[0].content[0].type",
+            "hear nothing",
+        ),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "missing"),
+        (
+            {"response_format": {"type": "text", "json_schema": {"name": "x"}}},
+            "response_format.json_schema",
+            "type 'json_schema'",
+        ),
+        ({"reasoning_effort": "enormous"}, "reasoning_effort", "'xhigh'"),
+        ({"reasoning_effort": "low", "reasoning": {"effort": "high"}}, "reasoning_effort", "differ"),
+        ({"reasoning": {"enabled": False, "effort": "high"}}, "reasoning.effort", "give one"),
+        ({"reasoning": {"max_tokens": 5}}, "reasoning.max_tokens", "reasoning.effort"),
+        ({"store": True}, "store", "POST /v1/responses"),
+        ({"modalities": ["text", "audio"]}, "modalities[1]", "text only"),
+        ({"audio": {"voice": "x", "format": "wav"}}, "audio", "text only"),
+        ({"verbosity": "low"}, "verbosity", "in the prompt"),
+        ({"web_search_options": {}}, "web_search_options", "searches the web"),
+        ({"moderation": {"model": "x"}}, "moderation", "moderated"),
+        ({"function_call": "auto"}, "function_call", "'tool_choice'"),
+        ({"models": ["x"]}, "models", "strategy single"),
+        ({"transforms": ["middle-out"]}, "transforms", "never cut"),
+        ({"debug": {"echo_upstream_body": True}}, "debug", "fusion.include"),
+        (
+            {"stream": True, "stream_options": {"include_obfuscation": True}},
+            "stream_options.include_obfuscation",
+            "padded",
+        ),
+        ({"chat_template": "x"}, "chat_template", "configuration"),
         ({"tools": [WEATHER], "tool_choice": {"type": "function"}}, "tool_choice.function", "missing"),
         (
             {"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "wether"}}},
@@ -178,7 +335,7 @@ def test_what_is_to_be_included_and_what_is_overridden_are_told_apart() -> None:
         ({"stream": True, "stream_options": {"include": 1}}, "stream_options.include", "unknown field"),
         ({"top_logprobs": 5}, "top_logprobs", "engines"),
         ({"logit_bias": {"5": 1.0}}, "logit_bias", "engines"),
-        ({"functions": []}, "functions", "unknown field"),
+        ({"functions": []}, "functions", "'tools'"),
         ({"strange": 1}, "strange", "unknown field 'strange'"),
         ({"str": 1}, "str", "unknown field 'str'"),
         ({"stop": 3}, "stop", "string"),

@@ -146,7 +146,7 @@ async def test_flex_is_batch_for_fusions_and_engines_alike(
 
 
 @pytest.mark.parametrize("model", ["one", "a"])
-@pytest.mark.parametrize("tier", ["fast", 3, ["flex"]])
+@pytest.mark.parametrize("tier", ["turbo", 3, ["flex"]])
 async def test_any_other_service_tier_is_refused(runtime: ControlledRuntime, model: str, tier: Any) -> None:
     client = asking_of(runtime)
     body = {"model": model, "messages": QUESTION, "service_tier": tier}

@@ -109,7 +109,8 @@ class Breeder:
         wanted = sampling_of(seat, session.request.sampling, verbatim=True).max_tokens
         try:
             async with session.stage("panel", seat.label, member.model, session.config.deadlines.panel):
-                fitted = await fit(session, session.resolve(member.model), build, parents, wanted=wanted)
+                model, effort = session.resolve(member.model), session.request.reasoning_effort
+                fitted = await fit(session, model, build, parents, wanted=wanted, effort=effort)
         except LocalFusionError:
             return None
         if wanted is not None:

@@ -46,6 +46,7 @@ async def ask_member(session: Session, seat: Seat, put: Put, take: Take) -> Loca
         error = failure
     finally:
         asking.end()
+        asking.keep_what_was_cut()
         if asking.taken or error is None:
             session.emit(MemberFinished(seat.label, tuple(asking.taken), asking.seconds))
     return error
@@ -63,6 +64,7 @@ class _Asking:
         self._take = take
         self._began = session.now()
         self._meter = _Meter(session, seat.label)
+        self._begun: dict[int, str] = {}  # where a budget may end the work in the middle: what each sample says so far
 
     @property
     def seconds(self) -> float:
@@ -73,6 +75,16 @@ class _Asking:
         """No more samples will come."""
         while self._open > 0:
             self._hand(None)
+
+    def keep_what_was_cut(self) -> None:
+        """Where the request's budget is spent, the beginnings of answers are candidates, too: better than none."""
+        spending = self._session.request.spending
+        if spending is None or not spending.is_over:
+            return
+        for number, text in self._begun.items():
+            choice = without_thinking(Choice(text, "length"))
+            if says_something(choice) and not choice.text.lstrip().startswith("<think>"):
+                self.taken.append(self._candidate(number, choice))
 
     def _hand(self, candidate: Candidate | None) -> None:
         self._open -= 1
@@ -96,13 +108,14 @@ class _Asking:
 
         def on_choice(index: int, choice: Choice) -> None:
             seen.add(index)
+            self._begun.pop(numbers[index], None)
             choice = without_thinking(choice)
             if not again and emptied_by_cap(choice):
                 emptied[numbers[index]] = choice
             else:
                 self._use(numbers[index], choice)
 
-        whole = await self._call(request, on_choice, seen)
+        whole = await self._call(request, numbers, on_choice, seen)
         if not emptied:
             return
         more = await with_more_room(self._session.resolve(self._seat.member.model), request) if whole else None
@@ -123,13 +136,18 @@ class _Asking:
             for number in emptied
         )
 
-    async def _call(self, request: ChatRequest, on_choice: Callable[[int, Choice], None], seen: set[int]) -> bool:
+    async def _call(
+        self, request: ChatRequest, numbers: range, on_choice: Callable[[int, Choice], None], seen: set[int]
+    ) -> bool:
         """Whether the call came to its end, and was not cut short by `put.watch`."""
         model = self._session.resolve(self._seat.member.model)
         cut: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
         def on_text(delta: TextDelta) -> None:
             self._meter(delta)
+            if request.spending is not None:
+                number = numbers[delta.index]
+                self._begun[number] = self._begun.get(number, "") + delta.text
             if self._put.watch is None or cut.done():
                 return
             if (reason := self._put.watch(self._seat, delta)) is not None:
@@ -176,21 +194,25 @@ class _Asking:
             self._session.fail(Failure("panel", self._seat.label, member.model, error.code, error.message, error.hint))
             self._hand(None)
             return
-        candidate = Candidate(
+        candidate = self._candidate(number, choice)
+        self.taken.append(candidate)
+        self._hand(candidate)
+
+    def _candidate(self, number: int, choice: Choice) -> Candidate:
+        return Candidate(
             id=self._id(number),
             member=self._seat.label,
-            model=member.model,
+            model=self._seat.member.model,
             text=choice.text,
             finish_reason=choice.finish_reason,
             seconds=self.seconds,
-            persona=member.persona,
+            persona=self._seat.member.persona,
             round=self._put.round,
             tool_calls=choice.tool_calls,
             reasoning=choice.reasoning,
             certainty=choice.certainty,
+            stopped_by=choice.stopped_by,
         )
-        self.taken.append(candidate)
-        self._hand(candidate)
 
 
 class _Meter:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from local_fusion.core.chat import ChatRequest
 from local_fusion.core.model import Choice
 from local_fusion.core.sampling import Sampling
@@ -46,7 +44,7 @@ async def rephrased(session: Session, seat: Seat, request: ChatRequest) -> list[
     last = request.messages[-1]
     return [
         request.but(
-            messages=(*request.messages[:-1], replace(last, content=text)),
+            messages=(*request.messages[:-1], last.saying(text)),
             samples=1,
             sampling=request.sampling.shifted(number),
         )

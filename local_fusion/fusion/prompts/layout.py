@@ -18,16 +18,14 @@ Messages = tuple[Message, ...]
 def with_persona(messages: Messages, persona: str) -> Messages:
     """The conversation with `persona` as (part of) its system message."""
     if messages and messages[0].role in ("system", "developer"):
-        first = messages[0]
-        return (Message(first.role, f"{first.content}\n\n{persona}", first.name), *messages[1:])
+        return (messages[0].adding(persona), *messages[1:])
     return (Message("system", persona), *messages)
 
 
 def with_addition(messages: Messages, addition: str) -> Messages:
     """The conversation with `addition` at the end of its last user turn (a new one where another role spoke last)."""
     if messages and messages[-1].role == "user":
-        last = messages[-1]
-        return (*messages[:-1], Message("user", f"{last.content}\n\n{addition}", last.name))
+        return (*messages[:-1], messages[-1].adding(addition))
     return (*messages, Message("user", addition))
 
 

@@ -90,7 +90,8 @@ class _Group:
             return messages if persona is None else with_persona(messages, persona)
 
         wanted = sampling_of(longest, session.request.sampling, verbatim=self.put.verbatim).max_tokens
-        fitted = await fit(session, session.resolve(member.model), build, self.shown, wanted=wanted)
+        model, effort = session.resolve(member.model), session.request.reasoning_effort
+        fitted = await fit(session, model, build, self.shown, wanted=wanted, effort=effort)
         seats = list(self.seats)
         if wanted is not None:
             seats = [seat.writing_at_most(min(wanted, fitted.left)) for seat in seats]

@@ -151,7 +151,7 @@ async def _fitting(session: Session, seat: Seat, turns: list[Message]) -> tuple[
     for first in range(0, len(turns), 2):
         messages = (*request.messages, *turns[first:])
         worn = messages if member.persona is None else with_persona(messages, session.personas[member.persona])
-        room = await model.measure(session.asks(worn))
+        room = await model.measure(session.asks(worn, reasoning_effort=request.reasoning_effort))
         if room.left >= min(limit or ANSWER_ROOM, room.limit // 4):
             break
     return messages, seat if limit is None else seat.writing_at_most(min(limit, max(1, room.left)))

@@ -163,7 +163,9 @@ class _Relay:
         if member.persona is not None:
             messages = with_persona(messages, session.personas[member.persona])
         sampling = sampling_of(seat, request.sampling, verbatim=True).with_fields(max_tokens=most)
-        return session.asks(messages, sampling.shifted(number - 1), prefix=self._text)
+        effort = request.reasoning_effort
+        drawn = sampling.shifted(number - 1)
+        return session.asks(messages, drawn, prefix=self._text, reasoning_effort=effort, described=request.described)
 
     async def _best(self, drafts: Sequence[Draft]) -> Draft:
         """The draft that the others find likeliest."""
@@ -188,7 +190,8 @@ class _Relay:
     async def _score(self, model: str, texts: tuple[str, ...]) -> list[float]:
         """Mean log-probability of a token of each of `texts` to `model`; nothing where it fails."""
         session = self._session
-        request = session.asks(session.request.messages, prefix=self._text)
+        described = session.request.described
+        request = session.asks(session.request.messages, prefix=self._text, described=described)
         try:
             async with session.stage("panel", model, model, session.config.deadlines.panel):
                 scores = await session.resolve(model).score(

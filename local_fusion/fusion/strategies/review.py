@@ -73,6 +73,8 @@ async def _ask(session: Session) -> list[Candidate]:
         reviewing.problems(asked.messages, MOST_PROBLEMS),
         asked.sampling.model_copy(update={"max_tokens": None, "stop": None}),
         response_format=_PROBLEMS,
+        reasoning_effort=asked.reasoning_effort,
+        described=asked.described,
     )
     return await ask_panel(session, Put(verbatim=True, request=request))
 

@@ -29,9 +29,7 @@ async def synthesize(session: Session) -> Choice:
     """
     config = session.config
     assert isinstance(config, SynthesizeConfig)
-    candidates = await _layers(session, config)
-    shown = _shuffled(session, candidates)
-    findings = await _findings(session, config, shown)
+    candidates, shown, findings = await compare(session)
     messages = session.request.messages
     try:
         return await write(
@@ -46,6 +44,18 @@ async def synthesize(session: Session) -> Choice:
             raise
         session.note(f"the synthesizer failed: {candidates[0].id}, the first candidate in panel order, stands in")
         return await stand_in(session, candidates[0])
+
+
+async def compare(session: Session) -> tuple[list[Candidate], list[Candidate], str | None]:
+    """The candidates in panel order, and as a judge saw them; and what it found, as text.
+
+    Raises `PanelFailed`.
+    """
+    config = session.config
+    assert isinstance(config, SynthesizeConfig)
+    candidates = await _layers(session, config)
+    shown = _shuffled(session, candidates)
+    return candidates, shown, await _findings(session, config, shown)
 
 
 async def _layers(session: Session, config: SynthesizeConfig) -> list[Candidate]:

@@ -16,7 +16,14 @@ def give(session: Session, candidate: Candidate) -> Choice:
     """Emit the candidate's text as the answer (its tokens were counted when it was generated)."""
     return _say(
         session,
-        Choice(candidate.text, candidate.finish_reason, candidate.tool_calls, candidate.reasoning, candidate.certainty),
+        Choice(
+            candidate.text,
+            candidate.finish_reason,
+            candidate.tool_calls,
+            candidate.reasoning,
+            candidate.certainty,
+            candidate.stopped_by,
+        ),
     )
 
 

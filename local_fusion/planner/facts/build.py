@@ -21,7 +21,7 @@ from local_fusion.planner.facts.parameters import Weight, decoder
 from local_fusion.planner.facts.quantization import read_quantization
 from local_fusion.planner.facts.splitting import divisors
 from local_fusion.planner.facts.tensors import Stored
-from local_fusion.planner.facts.vision import Tower, read_tower, tower_weights
+from local_fusion.planner.facts.vision import Tower, blinded, read_tower, sees, tower_weights
 
 _UNKNOWN_CONTEXT = 2048  # tokens; vLLM's own fallback where config.json names no length (`_get_and_verify_max_len`)
 _LEAST_HELD = 0.9  # of what is computed, which for known families is what their checkpoints hold
@@ -80,6 +80,7 @@ def model_facts(config: Mapping[str, Any], stored: Stored, options: ModelConfig)
         buffers_bytes=rotary_tables(shape, element),
         fingerprint=_fingerprint(config, weights),
         warnings=(*warnings, *about_cache),
+        takes_images=sees(config) and not blinded(options.extra_args),
     )
 
 

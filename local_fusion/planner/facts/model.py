@@ -90,7 +90,8 @@ class ModelFacts:
     empty where the architecture is unknown, which then runs unsplit. `dtype_bytes` is the size of an activation's
     element. `buffers_bytes` are tensors that vLLM makes itself and keeps, such as rotary tables, on every rank.
     `warnings` say what is a conservative guess, and why. `fingerprint` tells checkpoints apart. `experts_per_token`
-    answer each token; 0 where there are none, or config.json does not tell.
+    answer each token; 0 where there are none, or config.json does not tell. `takes_images`: config.json describes
+    something that sees.
     """
 
     architecture: str
@@ -111,6 +112,7 @@ class ModelFacts:
     fingerprint: str
     warnings: tuple[str, ...] = ()
     experts_per_token: int = 0
+    takes_images: bool = False
 
     @property
     def weights_bytes(self) -> int:

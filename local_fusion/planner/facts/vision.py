@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,20 @@ from local_fusion.planner.facts.parameters import Weight, linear, norm
 
 _QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5")
 _EXACT = ("siglip_vision_model", "clip_vision_model", "pixtral", "llama4_vision_model")
+
+
+# Where families that vLLM knows describe what they see with, beside `vision_config`.
+_EYES = (
+    "visual",
+    "img_processor",
+    "embd_layer",
+    "mm_vision_tower",
+    "vision_tower",
+    "vq_config",
+    "vision_encoder_config",
+)
+_NO_IMAGES = re.compile(r"--limit-mm-per-prompt\b.*?\bimage\W+0\b")
+_SEEING = ("MolmoForCausalLM", "FuyuForCausalLM")  # they describe it nowhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +42,19 @@ class Tower:
     patch: int
     channels: int
     exact: bool
+
+
+def sees(config: Fields) -> bool:
+    """Whether a config.json is that of a model which takes images."""
+    architectures = config.get("architectures")
+    named = isinstance(architectures, list) and any(name in _SEEING for name in architectures)
+    return named or read_tower(config) is not None or any(config.get(eyes) for eyes in _EYES)
+
+
+def blinded(extra_args: Sequence[str]) -> bool:
+    """Whether vLLM's arguments have a model that sees loaded without its eyes."""
+    given = " ".join(extra_args)
+    return "--language-model-only" in given or bool(_NO_IMAGES.search(given))
 
 
 def read_tower(config: Fields) -> Tower | None:

@@ -9,7 +9,7 @@ import pytest
 from local_fusion.config.base import Reference
 from local_fusion.core.records import Analysis
 from local_fusion.core.sampling import Sampling
-from local_fusion.errors import EmptyAnswer, EngineRejected
+from local_fusion.errors import EmptyAnswer, EngineError, NotJson, NotTheSchema
 from local_fusion.fusion.judges.analysis import MOST_TOKENS, analyse, response_format
 from tests.fusion.judges.courts import court, written
 from tests.scripted import Scripted, asking
@@ -61,10 +61,17 @@ async def test_an_analysis_cut_by_its_limit_is_read_as_far_as_it_goes_and_it_is_
     assert session.notes == ["judge was cut short by its token limit; what it had written until then is used"]
 
 
-@pytest.mark.parametrize("text", ["They agree.", "", "[]", '{"consensus": "it is even"}'])
-async def test_what_is_no_analysis_is_a_failure_that_is_kept(text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("They agree.", NotJson),
+        ("", EmptyAnswer),
+        ("[]", NotTheSchema),
+        ('{"consensus": "it is even"}', NotTheSchema),
+    ],
+)
+async def test_what_is_no_analysis_is_a_failure_that_is_kept(text: str, error: type[EngineError]) -> None:
     session = court([Scripted("judge", [text])], "judge")
-    error = EngineRejected if text else EmptyAnswer
     with pytest.raises(error):
         await analyse(session, Reference(model="judge"), written("x", "y"))
     assert [(failure.stage, failure.code) for failure in session.failures] == [("judge", error.code)]

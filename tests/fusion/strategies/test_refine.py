@@ -12,7 +12,7 @@ from local_fusion.core.chat import ChatRequest, Message, ToolCall
 from local_fusion.core.events import StageStarted
 from local_fusion.core.model import Choice, Reply
 from local_fusion.core.sampling import Sampling
-from local_fusion.errors import EngineDied, EngineRejected, PanelFailed
+from local_fusion.errors import EngineDied, NotJson, PanelFailed
 from local_fusion.fusion.prompts import refining
 from tests.scripted import Heard, Scripted, asking, fusion
 
@@ -320,5 +320,5 @@ async def test_an_opinion_over_its_token_limit_says_what_to_raise() -> None:
     reply, _ = await refined(author, reviewer)
     assert reply.report is not None
     (failure,) = reply.report.failed
-    assert failure.code == EngineRejected.code
+    assert failure.code == NotJson.code
     assert "max_tokens" in failure.hint

@@ -134,7 +134,7 @@ async def test_a_member_that_fails_or_cannot_be_read_is_told_in_the_report() -> 
     assert reply.report is not None
     assert [(each.member, each.code) for each in reply.report.failed] == [
         ("b", "engine_died"),
-        ("c", "engine_rejected"),
+        ("c", "not_json"),
     ]
 
 
