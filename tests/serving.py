@@ -112,7 +112,8 @@ async def serving(config: Config, scripts: dict[str, Script | list[Script]]) -> 
 @asynccontextmanager
 async def listening(app: FastAPI) -> AsyncIterator[str]:
     """The address of a free loopback port on which `app` answers until the block ends."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="off", **uvicorn_options(app.state.settings)))
+    options = uvicorn_options(app.state.settings)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="off", **options))
     async with app.router.lifespan_context(app):
         task = asyncio.create_task(server._serve())
         while not server.started:

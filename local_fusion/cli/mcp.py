@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -14,6 +14,7 @@ from local_fusion.cli.standard_input import lines
 from local_fusion.config.loading import find_config, load_config
 from local_fusion.config.schema import Config
 from local_fusion.errors import SetupError
+from local_fusion.server.mcp import INSTALL, MISSING, TOOLS
 
 if TYPE_CHECKING:
     from mcp.server.lowlevel import Server
@@ -33,8 +34,10 @@ def run_mcp(options: McpOptions) -> None:
     Raises what the configuration or the start raise, and `SetupError` where MCP is not installed or nobody answers at
     the address.
     """
-    if importlib.util.find_spec("mcp") is None:
-        raise SetupError("MCP is not installed here", hint="pip install 'local-fusion[mcp]'")
+    try:
+        importlib.import_module(TOOLS)
+    except ImportError:
+        raise SetupError(MISSING, hint=INSTALL) from None
     run(_own(load_config(find_config(options.config))) if options.url is None else _bridge(options.url))
 
 

@@ -22,10 +22,10 @@ PRIORITIES: dict[str, Priority] = {
 }
 
 
-async def read_json(request: Request, most_bytes: int) -> tuple[bytes, dict[str, Any]]:
-    """The body as sent and as JSON.
+async def read_raw(request: Request, most_bytes: int) -> bytes:
+    """The body as sent.
 
-    Raises `TooLarge` and `RequestError`.
+    Raises `TooLarge`, and `RequestError` for one that is compressed.
     """
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise RequestError("compressed bodies are not taken", hint="send the body as it is, without Content-Encoding")
@@ -38,7 +38,15 @@ async def read_json(request: Request, most_bytes: int) -> tuple[bytes, dict[str,
         if size > most_bytes:
             raise _too_large(most_bytes)
         chunks.append(chunk)
-    raw = b"".join(chunks)
+    return b"".join(chunks)
+
+
+async def read_json(request: Request, most_bytes: int) -> tuple[bytes, dict[str, Any]]:
+    """The body as sent and as JSON.
+
+    Raises `TooLarge` and `RequestError`.
+    """
+    raw = await read_raw(request, most_bytes)
     try:
         # As text: from bytes it would also be read as UTF-16, in which engines and what we splice do not write.
         body = json.loads(raw.decode(), parse_float=_finite, parse_constant=_finite)

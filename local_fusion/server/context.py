@@ -53,7 +53,7 @@ class Context:
     depth: int = 0
     model: str | None = None
     session: str | None = None
-    usage: Usage = Usage()
+    usage: Usage = field(default_factory=Usage)
     span: Any = None
 
 

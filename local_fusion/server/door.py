@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 
 from local_fusion.runtime import Runtime
@@ -9,15 +10,23 @@ from local_fusion.scheduler.scheduler import stopping
 
 
 class Door:
-    """Lets requests in while it is open and the engines that they need have room in their queues."""
+    """Lets requests in while it is open and the engines that they need have room in their queues.
+
+    `closing` ends what only listens, and would else be waited for.
+    """
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self.closed = False
+        self.closing = asyncio.Event()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the server is about to stop."""
+        return self.closing.is_set()
 
     def close(self) -> None:
         """Let nobody in any more: connections that are kept alive bring new requests also after listening has ended."""
-        self.closed = True
+        self.closing.set()
 
     def check(self) -> None:
         """Raises `EngineUnavailable` once the server is about to stop."""

@@ -217,7 +217,7 @@ def _operation(
     if answer is not None:
         responses["200"] = _answer("The answer.", ref(answer))
         if stream:
-            events = {**TEXT, "description": f"With `stream: true`: {stream}"}
+            events: Schema = {"description": f"With `stream: true`: {stream}"}
             responses["200"]["content"]["text/event-stream"] = {"schema": events}
     error = _error(tag, body)
     for status, meaning in _ERRORS.items():

@@ -131,7 +131,7 @@ class Service:
         return self._converse(context, model, request, called, needs, options, about or {}, progress=progress)
 
     def refuse_others(self, context: Context, fusion: FusionConfig, own: FusionConfig | None) -> None:
-        """Raises `UnknownModel` where a request's own `fusion` names whom the caller may not ask, and who was not in it."""
+        """Raises `UnknownModel` where a request's own `fusion` names whom the caller may not ask, who was not in it."""
         known = set() if own is None else {inner for _, inner in named_by(own)}
         for _, inner in named_by(fusion):
             if inner not in known and not context.caller.may_ask(inner):

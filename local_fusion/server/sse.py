@@ -117,7 +117,7 @@ async def _gone(receive: Receive) -> None:
 
 
 @asynccontextmanager
-async def _unless_stalled(sender: Send, seconds: float) -> AsyncIterator[Send]:
+async def unless_stalled(sender: Send, seconds: float) -> AsyncIterator[Send]:
     """A way to send; the block is cancelled, and `ClientGone` raised, where a message is not taken within `seconds`.
 
     One timer for all messages: one for each would cost more than all else that is done for a token.
@@ -205,7 +205,7 @@ class StreamedResponse(Response):
 
         Raises `ClientGone` where it takes nothing for `stall_seconds`.
         """
-        async with _unless_stalled(sender, self.stall_seconds) as send:
+        async with unless_stalled(sender, self.stall_seconds) as send:
             await self._send_all(send)
 
     async def _send_all(self, send: Send) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import httpx
 import pytest
 from langchain_core.messages import AIMessageChunk, HumanMessage, ToolMessage
 from langchain_core.tools import tool
@@ -11,8 +12,6 @@ from pydantic import BaseModel, SecretStr
 from tests.conformance.conftest import CITY, Endpoint
 
 QUESTION = "What is 6 times 7?"
-# It keeps connections from one model to the next, and they belong to the loop in which they were made.
-ONE_LOOP = pytest.mark.asyncio(loop_scope="module")
 
 
 class City(BaseModel):
@@ -29,7 +28,11 @@ def weather(city: str) -> str:
 
 
 def chat(endpoint: Endpoint, model: str) -> ChatOpenAI:
-    return ChatOpenAI(base_url=endpoint.v1, api_key=SecretStr("none"), model=model, max_retries=0)
+    # Its own would be kept from one test to the next, and belongs to the event loop of the first.
+    connections = httpx.AsyncClient()
+    return ChatOpenAI(
+        base_url=endpoint.v1, api_key=SecretStr("none"), model=model, max_retries=0, http_async_client=connections
+    )
 
 
 @pytest.mark.client("LangChain", "invoke")
@@ -41,7 +44,6 @@ def test_an_answer_and_what_it_cost(endpoint: Endpoint, either: str) -> None:
 
 
 @pytest.mark.client("LangChain", "ainvoke, batch")
-@ONE_LOOP
 async def test_several_questions_at_once(endpoint: Endpoint, either: str) -> None:
     answers = await chat(endpoint, either).abatch([QUESTION, QUESTION])
     assert all("42" in answer.text for answer in answers)
@@ -58,7 +60,6 @@ def test_a_stream_adds_up_to_the_answer(endpoint: Endpoint, either: str) -> None
 
 
 @pytest.mark.client("LangChain", "astream")
-@ONE_LOOP
 async def test_a_stream_without_blocking(endpoint: Endpoint, either: str) -> None:
     text = "".join([chunk.text async for chunk in chat(endpoint, either).astream(QUESTION)])
     assert "42" in text

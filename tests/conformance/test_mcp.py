@@ -33,6 +33,8 @@ async def test_the_tools_say_what_they_take_and_give(endpoint: Endpoint, mode: s
     assert tools.keys() == {"ask_panel", "review_document", "compare_answers", "list_fusions"}
     for tool in tools.values():
         assert tool.description
+        assert "  " not in tool.description
+        assert tool.input_schema["additionalProperties"] is False
         assert tool.output_schema
         assert tool.annotations is not None
         assert tool.annotations.read_only_hint
@@ -71,6 +73,13 @@ async def test_answers_are_compared_by_a_judge_that_is_told_nothing_else(endpoin
     assert "Answer 2 is best" in text(result)
 
 
+async def test_answers_that_are_all_the_same_are_tied(endpoint: Endpoint) -> None:
+    async with client_of(endpoint) as client:
+        result = await client.call_tool("compare_answers", {"question": "x", "answers": ["42", "42"], "judge": "b"})
+    comparison = result.structured_content or {}
+    assert (comparison["winner"], comparison["tied"], comparison["scores"]) == (1, True, [0.5, 0.5])
+
+
 @pytest.mark.client("mcp", "review_document")
 async def test_a_document_is_reviewed(endpoint: Endpoint) -> None:
     async with client_of(endpoint) as client:
@@ -94,6 +103,8 @@ async def test_what_can_be_asked_is_listed(endpoint: Endpoint) -> None:
     [
         ("ask_panel", {"question": "x", "fusion": "qualty"}, "quality"),
         ("ask_panel", {}, "question"),
+        ("ask_panel", {"question": "x", "panel": "vote"}, "panel"),
+        ("compare_answers", {"question": "x", "answers": ["one", " \n"]}, "answer 2 is blank"),
         ("compare_answers", {"question": "x", "answers": ["one"]}, "answers"),
         ("review_document", {"document": "x", "fusion": "vote"}, "review"),
     ],

@@ -246,6 +246,36 @@ def test_a_client_that_takes_nothing_is_given_up_and_the_source_closed() -> None
     assert source.closed
 
 
+def test_a_slow_client_is_kept_and_given_up_so_long_after_the_message_that_it_no_longer_takes() -> None:
+    taken: list[float] = []
+
+    async def chunks() -> AsyncGenerator[bytes]:
+        for number in range(10):
+            await asyncio.sleep(100)  # nothing to send is no stall
+            yield str(number).encode()
+
+    async def takes_its_time(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            await asyncio.sleep(59 if len(taken) < 3 else 61)
+            taken.append(asyncio.get_running_loop().time())
+
+    async def send() -> float:
+        await StreamedResponse(chunks, headers={}, stall_seconds=60)({"type": "http"}, Client().receive, takes_its_time)
+        return asyncio.get_running_loop().time()
+
+    assert clock.run(send()) == 3 * 159 + 100 + 60
+    assert taken == [159, 2 * 159, 3 * 159]
+
+
+async def test_a_time_limit_of_the_source_is_not_taken_for_a_client_that_stalls() -> None:
+    async def chunks() -> AsyncGenerator[bytes]:
+        yield b"x"
+        raise TimeoutError("somebody else's")
+
+    with pytest.raises(TimeoutError, match="somebody else's"):
+        await StreamedResponse(chunks, headers={}, stall_seconds=60).send_all(Client().send)
+
+
 def test_an_event_is_one_line_of_json_whatever_its_text_holds() -> None:
     payload = {"text": "a\nb\r\n  ü data: x"}
     event = sse.data(payload)

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from local_fusion.core.chat import Image, ToolCall
 from local_fusion.errors import RequestError
-from local_fusion.server.openai.responses.fields import Part, by_type, listed
+from local_fusion.server.fields import Part, by_type, listed
 
 Piece = str | Image
 CheckImage = Callable[[str, str], None]

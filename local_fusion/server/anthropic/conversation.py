@@ -18,7 +18,7 @@ from local_fusion.server.anthropic.blocks import (
     said_by_user,
     texts,
 )
-from local_fusion.server.openai.responses.fields import Part, checked
+from local_fusion.server.fields import Part, checked
 
 # Claude Code begins its system prompt with a line for Anthropic's accounts. It says nothing to a model, and changes
 # with every version and sometimes every request: engines could not take the rest of the prompt from their caches.

@@ -14,7 +14,7 @@ from local_fusion.errors import NoThreads, RequestError
 from local_fusion.server.anthropic.blocks import CheckImage
 from local_fusion.server.anthropic.conversation import Conversation
 from local_fusion.server.anthropic.tools import ToolChoice, checked_tools, chosen
-from local_fusion.server.openai.responses.fields import Part, by_type, checked
+from local_fusion.server.fields import Part, by_type, checked
 from local_fusion.server.options import Options
 
 F = TypeVar("F", bound="Countable")

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from local_fusion.errors import RequestError
 from local_fusion.server.anthropic.blocks import Block
-from local_fusion.server.openai.responses.fields import Part, checked, listed
+from local_fusion.server.fields import Part, checked, listed
 
 Tool = Mapping[str, Any]
 """A function in the shape of OpenAI's chat completions."""

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from local_fusion.config.server import ServerConfig
 from local_fusion.core.depth import HEADER, MOST_DIGITS
-from local_fusion.errors import LocalFusionError, RequestError, TooDeep, TooMany, TooSlow, Unauthorized
+from local_fusion.errors import ConfigError, LocalFusionError, RequestError, TooDeep, TooMany, TooSlow, Unauthorized
 from local_fusion.runtime import Runtime
 from local_fusion.server.context import ANYBODY, STRANGER, Caller, Context, context_in
 from local_fusion.server.errors import error_response
@@ -40,14 +40,18 @@ class Pass:
 
 
 class Access:
-    """Who is there to be known: the keys and what each has used, by the configuration as it is now."""
+    """Who is there to be known: the keys and what each has used, by the configuration as it is now.
+
+    Raises `ConfigError` where the file of keys cannot be read at first.
+    """
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._ring: Keyring | None = None
+        path = self.settings.api_keys_file
+        self._ring = None if path is None else Keyring(Path(path))
+        self._unreadable: str | None = None
         self.limits = Limits(lambda: asyncio.get_running_loop().time())
         self.running = 0
-        self._current()
 
     @property
     def settings(self) -> ServerConfig:
@@ -55,10 +59,8 @@ class Access:
         return self._runtime.config.server
 
     def refresh(self) -> None:
-        """Look at the file of keys now, where one is configured.
-
-        Raises `ConfigError` for another file than so far that cannot be read.
-        """
+        """Look at the file of keys now, where one is configured."""
+        self._unreadable = None
         ring = self._current()
         if ring is not None:
             ring.look(at_once=True)
@@ -67,20 +69,26 @@ class Access:
     def identify(self, presented: Sequence[bytes]) -> tuple[Caller, Key | None]:
         """Who shows these keys."""
         ring = self._current()
-        if ring is None:
+        if self.settings.api_keys_file is None:
             return ANYBODY, None
-        key = ring.who(each for each in presented if 0 < len(each) <= _LONGEST_KEY)
+        key = ring.who(each for each in presented if 0 < len(each) <= _LONGEST_KEY) if ring is not None else None
         if key is None:
             return STRANGER, None
         models = None if key.models is None else tuple(key.models)
         return Caller(name=key.name, admin=key.role == "admin", models=models), key
 
     def _current(self) -> Keyring | None:
+        """The keys of the configured file; of the one before, or of nobody, where that one cannot be read."""
         path = self.settings.api_keys_file
         if path is None:
             self._ring = None
-        elif self._ring is None or self._ring.path != Path(path):
-            self._ring = Keyring(Path(path))
+        elif path != self._unreadable and (self._ring is None or self._ring.path != Path(path)):
+            try:
+                self._ring = Keyring(Path(path))
+            except ConfigError as error:
+                self._unreadable = path
+                kept = "those so far hold" if self._ring is not None else "nobody is let in"
+                logger.error("%s; %s until the configuration is loaded again", error.message, kept)
         return self._ring
 
 

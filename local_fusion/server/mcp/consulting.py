@@ -16,7 +16,7 @@ from local_fusion.config.strategies import FusionConfig
 from local_fusion.core.chat import ChatRequest, Message
 from local_fusion.core.events import Answered
 from local_fusion.core.model import Reply
-from local_fusion.errors import RequestError
+from local_fusion.errors import RequestError, UnknownModel
 from local_fusion.fusion.comparing import FEWEST, MOST, comparison
 from local_fusion.server.context import Context
 from local_fusion.server.exchange import Exchange
@@ -85,6 +85,8 @@ class Consultant:
         """How `judge` (default: the default fusion, as a panel of judges) compares answers to `question` in pairs."""
         if not FEWEST <= len(answers) <= MOST:
             raise RequestError(f"{len(answers)} answers cannot be compared: give {FEWEST} to {MOST}", param="answers")
+        if (blank := next((number for number, text in enumerate(answers, 1) if not text.strip()), None)) is not None:
+            raise RequestError(f"answer {blank} is blank", param="answers", hint="Leave it out.")
         name = self._named(context, judge)
         model = comparison(answers, name, self.service.runtime.model)
         needs = engines_of(self.service.runtime.config, name)
@@ -99,7 +101,7 @@ class Consultant:
         winner, scores = Comparison.numbers(verdict, len(answers))
         return Comparison(
             winner=winner,
-            tied=verdict.tied,
+            tied=verdict.tied or not verdict.scores,
             scores=scores,
             judge=verdict.judge,
             reason=verdict.reason,
@@ -112,7 +114,7 @@ class Consultant:
         states = readiness(runtime)["fusions"]
         seen = [name for name in runtime.config.fusions if name in states and context.caller.may_ask(name)]
         return Panels(
-            default=self._named(context, None),
+            default=self._first(context),
             fusions=[
                 Panel(
                     name=name,
@@ -124,7 +126,7 @@ class Consultant:
                 )
                 for name in seen
             ],
-            models=[name for name in runtime.engines if context.caller.may_ask(name)],
+            models=self._writers(context),
         )
 
     def _named(self, context: Context, called: str | None) -> str:
@@ -132,12 +134,20 @@ class Consultant:
 
         Raises `UnknownModel`.
         """
-        if called is not None:
-            return self.service.name(context, called)
+        name = self._first(context) if called is None else called
+        if name is None:
+            raise UnknownModel("there is nobody whom this key may ask", hint="Ask for a key that may ask a panel.")
+        return self.service.name(context, name)
+
+    def _first(self, context: Context) -> str | None:
         runtime = self.service.runtime
-        names = [*runtime.config.fusions, *runtime.config.models]
-        first = next((name for name in names if name in runtime.served and context.caller.may_ask(name)), "")
-        return self.service.name(context, first)
+        fusions = (each for each in runtime.config.fusions if each in runtime.served and context.caller.may_ask(each))
+        return next(iter((*fusions, *self._writers(context))), None)
+
+    def _writers(self, context: Context) -> list[str]:
+        """The engines that whoever asks may ask, but for those that give embeddings in place of text."""
+        runtime = self.service.runtime
+        return [name for name in runtime.engines if name not in runtime.pooling and context.caller.may_ask(name)]
 
     def _first_review(self, context: Context) -> str | None:
         runtime = self.service.runtime
@@ -157,7 +167,9 @@ class Consultant:
     def _review_by_all(self, context: Context, request: ChatRequest) -> Exchange:
         """A review by all models that whoever asks may ask."""
         runtime = self.service.runtime
-        models = [name for name in runtime.engines if context.caller.may_ask(name)]
+        models = self._writers(context)
+        if not models:
+            raise UnknownModel("there is no model whom this key may ask", hint="Name a panel that reviews.")
         fusion = _fusion.validate_python(expanded_fusion({"preset": "review"}, models))
         needs = {engine for _, inner in named_by(fusion) for engine in engines_of(runtime.config, inner)}
         return self.service.converse(context, runtime.fusion("review", fusion), request, called="review", needs=needs)
@@ -182,10 +194,13 @@ class Consultant:
     def _about(exchange: Exchange, reply: Reply, cost: Cost) -> dict[str, Any]:
         report = reply.report
         failed = report.failed if report is not None else ()
+        notes = list(report.notes) if report is not None else []
+        if any(choice.finish_reason == "length" for choice in reply.choices):
+            notes.append("the answer was cut off: it reached the most tokens that one may have")
         return {
             "fusion": exchange.called,
             "partial": report is not None and report.partial,
             "failed": [f"{each.member}: {each.message}" for each in failed],
-            "notes": list(report.notes) if report is not None else [],
+            "notes": notes,
             "cost": cost,
         }

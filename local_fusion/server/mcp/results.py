@@ -70,13 +70,13 @@ class Consulted(BaseModel):
     fusion: str = Field(description="The panel that was asked.")
     partial: bool = Field(description="Whether some member, or the judge, failed: the answer is that of the others.")
     failed: list[str] = Field(description="Who failed, and why.")
-    notes: list[str]
+    notes: list[str] = Field(description="What else to know of it, such as that it was cut off.")
     cost: Cost
 
     def footnotes(self) -> str:
         """All that for people, short."""
         lines = [f"(partial: {'; '.join(self.failed)})"] if self.partial else []
-        return "\n".join([*lines, f"({self.fusion}: {self.cost})"])
+        return "\n".join([*lines, *(f"({note})" for note in self.notes), f"({self.fusion}: {self.cost})"])
 
 
 class PanelAnswer(Consulted):
@@ -114,7 +114,9 @@ class Comparison(Consulted):
 
     @classmethod
     def numbers(cls, verdict: Verdict, count: int) -> tuple[int, list[float]]:
-        """The winner's number and all scores of a verdict about the candidates c1, c2, … ."""
+        """The winner's number, and scores of all, of a verdict about c1, c2, …; even scores where all are the same."""
+        if not verdict.scores:
+            return 1, [round(1 / count, 4)] * count
         scores = [round(verdict.scores.get(f"c{number}", 0.0), 4) for number in range(1, count + 1)]
         return int((verdict.winner or "c1").removeprefix("c")), scores
 
@@ -141,7 +143,7 @@ class Panel(BaseModel):
 class Panels(BaseModel):
     """Everything that can be asked."""
 
-    default: str = Field(description="Who is asked where no fusion is named.")
+    default: str | None = Field(description="Who is asked where no fusion is named; null where nobody can be.")
     fusions: list[Panel]
     models: list[str] = Field(description="Single models; each can be named in place of a fusion, too.")
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, TypeVar
 
 from mcp.server.mcpserver import Context as ToolContext
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver.tools import Tool
 from mcp.types import CallToolResult, TextContent, ToolAnnotations
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 
 from local_fusion import __version__
+from local_fusion.core.depth import depth_here
 from local_fusion.errors import LocalFusionError
 from local_fusion.fusion.comparing import FEWEST, MOST
 from local_fusion.server.context import Context, context_of
@@ -42,11 +45,7 @@ Fusion = Annotated[
 def mcp_server(service: Service) -> MCPServer[Any]:
     """A server of the four tools over `service`, for any transport."""
     consultant = Consultant(service)
-    server: MCPServer[Any] = MCPServer(
-        "local-fusion", instructions=INSTRUCTIONS, version=__version__, log_level="WARNING"
-    )
 
-    @server.tool(annotations=_READS, title="Ask a panel of models")
     async def ask_panel(
         ctx: ToolContext[Any, Any],
         question: Annotated[Text, Field(description="What you want to know, complete in itself.")],
@@ -64,7 +63,6 @@ def mcp_server(service: Service) -> MCPServer[Any]:
             ctx, lambda asked, tell: consultant.ask_panel(asked, question, context, fusion, candidates, tell)
         )
 
-    @server.tool(annotations=_READS, title="Have a document reviewed by a panel")
     async def review_document(
         ctx: ToolContext[Any, Any],
         document: Annotated[Text, Field(description="The whole text: a plan, a specification, a patch, an answer.")],
@@ -80,7 +78,6 @@ def mcp_server(service: Service) -> MCPServer[Any]:
         """
         return await _answer(ctx, lambda asked, tell: consultant.review_document(asked, document, focus, fusion, tell))
 
-    @server.tool(annotations=_READS, title="Compare answers")
     async def compare_answers(
         ctx: ToolContext[Any, Any],
         question: Annotated[Text, Field(description="The question that all of them answer.")],
@@ -96,7 +93,6 @@ def mcp_server(service: Service) -> MCPServer[Any]:
         """
         return await _answer(ctx, lambda asked, tell: consultant.compare_answers(asked, question, answers, judge, tell))
 
-    @server.tool(annotations=_READS.model_copy(update={"idempotent_hint": True}), title="List panels")
     async def list_fusions(ctx: ToolContext[Any, Any]) -> Annotated[CallToolResult, Panels]:
         """Which panels and models can be asked, how each works, and whether it is ready."""
 
@@ -105,7 +101,29 @@ def mcp_server(service: Service) -> MCPServer[Any]:
 
         return await _answer(ctx, told)
 
-    return server
+    return MCPServer(
+        "local-fusion",
+        instructions=INSTRUCTIONS,
+        version=__version__,
+        log_level="WARNING",
+        subscriptions=False,  # the tools are always the same: who listened for changes would only hold a connection
+        tools=[
+            _tool(ask_panel, "Ask a panel of models"),
+            _tool(review_document, "Have a document reviewed by a panel"),
+            _tool(compare_answers, "Compare answers"),
+            _tool(list_fusions, "List panels"),
+        ],
+    )
+
+
+def _tool(function: Callable[..., Any], title: str) -> Tool:
+    """A tool that refuses arguments which it does not know: the SDK's own would drop them without a word."""
+    described = inspect.getdoc(function)
+    tool = Tool.from_function(function, title=title, description=described, annotations=_READS)
+    known = tool.fn_metadata.arg_model
+    tool.fn_metadata.arg_model = type(known.__name__, (known,), {"model_config": ConfigDict(extra="forbid")})
+    tool.parameters["additionalProperties"] = False
+    return tool
 
 
 async def _answer(
@@ -131,7 +149,7 @@ async def _answer(
 
 def _context(request: object) -> Context:
     """The context of the HTTP request that brought a call; where none did, whoever owns this process asks."""
-    return context_of(request) if isinstance(request, Request) else Context()
+    return context_of(request) if isinstance(request, Request) else Context(depth=depth_here())
 
 
 async def _unless_gone(request: object, work: Coroutine[Any, Any, Result]) -> Result:

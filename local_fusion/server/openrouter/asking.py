@@ -63,11 +63,12 @@ def ask(
     exchange = partial(service.exchange, context, called=called, about=about)
     if wish is None:
         return Asked(exchange(name, request, options=options))
-    config, meant = service.runtime.config, partial(service.meant, context)
+    config, meant, caller = service.runtime.config, partial(service.meant, context), context.caller
     request = _thinking(request, wish)
     if not wish.enabled:
-        return Asked(exchange(writer_of(config, meant, wish) if wish.slug else name, request, options=options))
-    made = changed(config, made_of(config, meant, wish, None if wish.slug else name), options.overrides, wish.at)
+        return Asked(exchange(writer_of(config, meant, wish, caller) if wish.slug else name, request, options=options))
+    panel = made_of(config, meant, wish, None if wish.slug else name, caller)
+    made = changed(config, panel, options.overrides, wish.at, caller)
     if wish.optional:
         return _consulting(service, context, name, request, made, called, options, about)
 

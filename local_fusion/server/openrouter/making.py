@@ -14,6 +14,8 @@ from local_fusion.config.schema import Config
 from local_fusion.config.strategies import FusionConfig, SynthesizeConfig
 from local_fusion.errors import RequestError, UnknownModel
 from local_fusion.fusion.panel.seats import seats_of
+from local_fusion.server.context import ANYBODY, Caller
+from local_fusion.server.guard.bounds import visible
 from local_fusion.server.openrouter.schema import Parameters, Wish
 
 Meant = Callable[[str], str]
@@ -35,13 +37,13 @@ class Made:
     untouched: bool = False
 
 
-def made_of(config: Config, meant: Meant, wish: Wish, outer: str | None) -> Made:
-    """The panel that is wished for; `outer`, where it is somebody, writes the answer.
+def made_of(config: Config, meant: Meant, wish: Wish, outer: str | None, caller: Caller = ANYBODY) -> Made:
+    """The panel that `caller` wishes for; `outer`, where it is somebody, writes the answer.
 
     Raises `UnknownModel`, and `RequestError` for what does not go together.
     """
     given = wish.parameters
-    name, base = _base(config, meant, given, wish.at)
+    name, base = _base(config, meant, given, wish.at, caller)
     replaced = {"temperature": given.temperature, "max_tokens": given.max_completion_tokens}
     limits = {option: value for option, value in replaced.items() if value is not None}
     panel: list[dict[str, Any]]
@@ -62,8 +64,8 @@ def made_of(config: Config, meant: Meant, wish: Wish, outer: str | None) -> Made
     return Made(name, fusion, dict(zip(labels, given.analysis_models or (), strict=False)))
 
 
-def changed(config: Config, made: Made, overrides: Mapping[str, Any], at: str) -> Made:
-    """The same with what the request's `fusion` object changes.
+def changed(config: Config, made: Made, overrides: Mapping[str, Any], at: str, caller: Caller = ANYBODY) -> Made:
+    """The same with what the `fusion` object of the caller's request changes.
 
     Raises `RequestError`, also for what the request says elsewhere, `at`, too.
     """
@@ -73,19 +75,22 @@ def changed(config: Config, made: Made, overrides: Mapping[str, Any], at: str) -
     if not overrides:
         return made
     beside = config.model_copy(update={"fusions": {**config.fusions, SLUG: made.fusion}})
-    return replace(made, fusion=override_fusion(beside, SLUG, overrides), untouched=False)
+    return replace(made, fusion=override_fusion(visible(beside, caller, SLUG), SLUG, overrides), untouched=False)
 
 
-def writer_of(config: Config, meant: Meant, wish: Wish) -> str:
-    """Who answers alone where `openrouter/fusion` is asked for without its panel."""
+def writer_of(config: Config, meant: Meant, wish: Wish, caller: Caller = ANYBODY) -> str:
+    """Who answers `caller` alone where `openrouter/fusion` is asked for without its panel.
+
+    Raises `UnknownModel`.
+    """
     if wish.parameters.model is not None:
         return meant(wish.parameters.model)
-    _, base = _base(config, meant, wish.parameters, wish.at)
-    return _of(base, "synthesizer", "judge")[0]
+    _, base = _base(config, meant, wish.parameters, wish.at, caller)
+    return meant(_of(base, "synthesizer", "judge")[0])  # who may ask a panel may not always ask who is in it, alone
 
 
-def _base(config: Config, meant: Meant, given: Parameters, at: str) -> tuple[str, FusionConfig]:
-    """The configured fusion that a panel is made of, as the preset has it."""
+def _base(config: Config, meant: Meant, given: Parameters, at: str, caller: Caller) -> tuple[str, FusionConfig]:
+    """The configured fusion that a panel is made of, as the preset has it: of whom the caller may ask."""
     if not config.fusions:
         raise UnknownModel(f"there is no fusion that {SLUG} could stand for", hint="add one to `fusions`")
     if given.preset is None:
@@ -97,9 +102,11 @@ def _base(config: Config, meant: Meant, given: Parameters, at: str) -> tuple[str
         told = f"unknown preset '{given.preset[:80]}'{suggestion(given.preset[:80], presets, plural='presets')}"
         raise RequestError(told, param=f"{at}.preset", hint="`openrouter.presets` says what presets stand for")
     if stands_for in config.fusions:
-        return meant(stands_for), config.fusions[stands_for]
+        if (name := meant(stands_for)) != stands_for:  # an alias of whatever is not there for the caller
+            raise UnknownModel(f"the preset '{given.preset}' is not there", hint="ask for another, or for none")
+        return name, config.fusions[name]
     name = meant(SLUG)
-    return name, override_fusion(config, name, {"preset": stands_for})
+    return name, override_fusion(visible(config, caller, name), name, {"preset": stands_for})
 
 
 def _judge_and_writer(base: FusionConfig, meant: Meant, given: Parameters, outer: str | None) -> dict[str, Any]:

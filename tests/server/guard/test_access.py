@@ -12,7 +12,7 @@ import pytest
 from starlette.routing import Route
 
 from tests.server.controlled import app_over, controlled, overview
-from tests.server.guard.guarded import CHAT, MESSAGES, Guarded, bearer, entry, guarded, keyed
+from tests.server.guard.guarded import CHAT, MESSAGES, Guarded, bearer, entry, guarded, keyed, with_options
 
 STRANGERS: dict[str, dict[str, str]] = {
     "no key": {},
@@ -258,6 +258,23 @@ async def test_a_preset_is_made_of_what_the_key_may_ask(server: Guarded) -> None
     assert {each["model"] for each in told["fusion"]["candidates"]} == {"a", "b"}
 
 
+@pytest.mark.parametrize("fusion", [{}, {"deadlines": {"panel": 60}}, {"preset": "quality"}])
+async def test_openrouters_presets_are_made_of_what_the_key_may_ask_too(server: Guarded, fusion: Any) -> None:
+    plugin = {"id": "fusion"} if "preset" in fusion else {"id": "fusion", "preset": "general-high"}
+    told = {**fusion, "include": ["candidates"]}
+    body = {**CHAT, "model": "openrouter/fusion", "plugins": [plugin], "fusion": told}
+    limited = await server.post("/v1/chat/completions", body, bearer("limited"))
+    assert {each["model"] for each in limited.json()["fusion"]["candidates"]} == {"a"}
+    alice = await server.post("/v1/chat/completions", body, bearer("alice"))
+    assert {each["model"] for each in alice.json()["fusion"]["candidates"]} == {"a", "b"}
+
+
+async def test_without_its_panel_a_fusion_gives_nobody_away_who_is_in_it(server: Guarded) -> None:
+    body = {**CHAT, "model": "openrouter/fusion", "plugins": [{"id": "fusion", "enabled": False}]}
+    assert (await server.post("/v1/chat/completions", body, bearer("limited"))).status == 404
+    assert (await server.post("/v1/chat/completions", body, bearer("alice"))).status == 200
+
+
 async def test_keys_change_while_the_server_runs(tmp_path: Path) -> None:
     server = guarded(keyed(tmp_path, entry("alice")))
     assert (await server.get("/v1/models", bearer("alice"))).status == 200
@@ -265,6 +282,29 @@ async def test_keys_change_while_the_server_runs(tmp_path: Path) -> None:
     server.access.refresh()
     assert (await server.get("/v1/models", bearer("alice"))).status == 401
     assert (await server.get("/v1/models", bearer("bob"))).status == 200
+
+
+async def test_another_file_of_keys_that_cannot_be_read_lets_nobody_in_who_was_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server, missing = guarded(keyed(tmp_path, entry("alice"))), tmp_path / "missing" / "keys.yaml"
+    with_options(server.runtime, api_keys_file=str(missing))
+    assert (await server.get("/v1/models")).status == 401
+    assert (await server.get("/v1/models", bearer("alice"))).status == 200
+    open_before = guarded()
+    with_options(open_before.runtime, api_keys_file=str(missing))
+    assert (await open_before.get("/v1/models")).status == 401
+    assert (await open_before.get("/v1/models", bearer("alice"))).status == 401
+    assert [record.message.rpartition("; ")[2] for record in caplog.records] == [
+        "those so far hold until the configuration is loaded again",
+        "nobody is let in until the configuration is loaded again",
+    ]
+    missing.parent.mkdir()
+    keyed(missing.parent, entry("bob"))
+    for each in (server, open_before):
+        each.access.refresh()
+        assert (await each.get("/v1/models", bearer("bob"))).status == 200
+        assert (await each.get("/v1/models", bearer("alice"))).status == 401
 
 
 async def test_web_sockets_are_closed_before_anybody_looks(server: Guarded) -> None:

@@ -117,7 +117,8 @@ def test_how_deep_messages_go_and_how_many_they_are_is_no_trouble() -> None:
     deep: Any = {"type": "image_url", "image_url": {"url": INTERNAL}}
     for _ in range(100_000):
         deep = [deep]
-    for much in (deep, [{}] * 2_000_000, [[{}] * 1000] * 1000):
+    too_much: list[Any] = [deep, [{}] * 2_000_000, [[{}] * 1000] * 1000]
+    for much in too_much:
         with pytest.raises(RequestError, match="than a conversation does") as refused:
             check({"messages": much})
         assert refused.value.param == "messages"

@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 from pydantic import Field
 
 from local_fusion.errors import RequestError
-from local_fusion.server.openai.responses.fields import Part, by_type, checked, listed
+from local_fusion.server.fields import Part, by_type, checked, listed
 
 Item = dict[str, Any]
 CheckImage = Callable[[str, str], None]

@@ -11,7 +11,7 @@ from local_fusion.core.chat import ChatRequest, Message
 from local_fusion.core.sampling import Sampling
 from local_fusion.errors import RequestError
 from local_fusion.server.bodies import priority_of
-from local_fusion.server.openai.responses.fields import Part, by_type, checked
+from local_fusion.server.fields import Part, by_type, checked
 from local_fusion.server.openai.responses.tools import checked_tools, chosen
 from local_fusion.server.openrouter.schema import OpenRouterFields
 from local_fusion.server.options import Options
@@ -95,7 +95,7 @@ class ResponsesRequest(Sampling, OpenRouterFields):
     stream_options: _StreamOptions | None = None
     max_output_tokens: int | None = Field(None, ge=1)
     tools: list[Any] | None = None
-    tool_choice: Any = None
+    tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     # Of tools that OpenAI runs. Nothing does here, so that any limit is kept; functions are called by the client.
     max_tool_calls: int | None = Field(None, ge=1)

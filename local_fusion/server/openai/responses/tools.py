@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from local_fusion.errors import RequestError
-from local_fusion.server.openai.responses.fields import Part, by_type, checked, listed
+from local_fusion.server.fields import Part, by_type, checked, listed
 from local_fusion.server.openrouter.schema import TOOL as FUSION
 
 _HOSTED = "a tool that OpenAI runs, and nothing runs it here; give the model a function to call instead"
