@@ -128,6 +128,8 @@ class FakeEngine:
             try:
                 return await handler(request)
             except (AttributeError, LookupError, TypeError, ValueError) as error:
+                if request.get("begun"):
+                    raise
                 return self.error(400, f"{type(error).__name__}: {error}")
 
         app = web.Application(client_max_size=64 * 1024**2, middlewares=[checked])
@@ -366,7 +368,7 @@ class FakeEngine:
     def answer(self, body: dict[str, Any], index: int) -> Written:
         """What sample `index` says."""
         begun = body.get("continue_final_message")
-        last = body["messages"][-2 if begun else -1]["content"]
+        last = body["messages"][-2 if begun else -1]["content"] or ""
         thoughts = words(next(matching(self.script.thoughts, last), ""))
         if body.get("tools") and body.get("tool_choice") != "none":
             for calls in matching(self.script.calls, last):
@@ -412,6 +414,7 @@ class FakeEngine:
 
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
         await response.prepare(request)
+        request["begun"] = True
         options = body.get("stream_options") or {}
         said = 0
         head = {"id": "chatcmpl-fake", "object": "chat.completion.chunk", "created": 1, "model": self.name}

@@ -71,15 +71,15 @@ class Scripted:
                 choices.append(choice)
                 emit(ChoiceEnded(index, choice))
                 await asyncio.sleep(0)  # whoever has heard enough may cancel here
-            call = self._call(request, written, None)
+            call = self._call(request, written)
             emit(CallEnded(call))
             return Reply(tuple(choices), (call,))
         except asyncio.CancelledError:
             self.cancelled += 1
-            emit(CallEnded(self._call(request, written, "cancelled")))
+            emit(CallEnded(self._call(request, written, "cancelled", "cancelled")))
             raise
         except LocalFusionError as error:
-            emit(CallEnded(self._call(request, written, error.code)))
+            emit(CallEnded(self._call(request, written, error.message, error.code)))
             raise
 
     async def weigh(self, request: ChatRequest, labels: tuple[str, ...], emit: Emit = unheard) -> Mapping[str, float]:
@@ -88,7 +88,7 @@ class Scripted:
         prompt = request.messages[-1].content
         self.weighed.append(prompt)
         first = self.preference(prompt)
-        emit(CallEnded(self._call(request, 1, None)))
+        emit(CallEnded(self._call(request, 1)))
         return {labels[0]: first, labels[1]: 1 - first}
 
     async def score(self, request: ChatRequest, answers: tuple[str, ...], emit: Emit = unheard) -> tuple[Score, ...]:
@@ -110,8 +110,10 @@ class Scripted:
     def expecting(self, request: ChatRequest) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def _call(self, request: ChatRequest, written: int, error: str | None) -> CallRecord:
-        return CallRecord("panel", self.name, Usage(self._read(request), written), 0.0, request.samples, error)
+    def _call(
+        self, request: ChatRequest, written: int, error: str | None = None, code: str | None = None
+    ) -> CallRecord:
+        return CallRecord("panel", self.name, Usage(self._read(request), written), 0.0, request.samples, error, code)
 
     def _read(self, request: ChatRequest) -> int:
         return sum(len(message.content.split()) for message in request.messages) + len(request.prefix.split())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import io
 import logging
 import socket
@@ -211,6 +212,7 @@ async def _serve(
         app = create_app(runtime, door, telemetry, load=reloads.load, tell=tell)
         server = http_server(app, config.server)
         drain.server, drain.door, drain.settings = server, door, app.state.settings
+        gc.freeze()  # what is there by now stays, and looking through it again and again would hold up every stream
         watch = asyncio.create_task(_stop_if_all_broken(runtime, server))
         reloading = asyncio.create_task(reloads.carry_out(app.state.reloader))
         try:

@@ -28,7 +28,11 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class CallRecord:
-    """One call to one engine: for which stage, which model, what it used, in how many seconds, and how it ended."""
+    """One call to one engine: for which stage, which model, what it used, in how many seconds, and how it ended.
+
+    `error` and `code` are there where it failed: the cause for people, in which there may be what was asked, and its
+    kind for programs.
+    """
 
     stage: Stage
     model: str
@@ -36,6 +40,7 @@ class CallRecord:
     seconds: float
     samples: int = 1
     error: str | None = None
+    code: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,18 +52,22 @@ class CallInProgress:
     def recorded(self, emit: Emit) -> Iterator[None]:
         """Emit one `CallEnded` when the call is over, however it ends."""
         error: str | None = None
+        code: str | None = None
         try:
             yield
         except LocalFusionError as failure:
-            error = failure.message
+            error, code = failure.message, failure.code
+            raise
+        except asyncio.CancelledError:
+            error = code = "cancelled"
             raise
         except BaseException as failure:
-            error = "cancelled" if isinstance(failure, asyncio.CancelledError) else repr(failure)
+            error, code = repr(failure), type(failure).__name__
             raise
         finally:
             usage = self.total or Usage(self._read, sum(answer.written for answer in self._answers))
             seconds = time.monotonic() - self._began
-            self.record = CallRecord("panel", self._model, usage, seconds, self._samples, error)
+            self.record = CallRecord("panel", self._model, usage, seconds, self._samples, error, code)
             emit(CallEnded(self.record))
 
 

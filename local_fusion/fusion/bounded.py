@@ -172,7 +172,7 @@ def _acceptable(request: ChatRequest) -> Callable[[Candidate], bool]:
 
 async def _as_answer(sessions: Sequence[Session], candidate: Candidate, thoughts: str) -> Choice:
     """The candidate up to the client's `stop` and `max_tokens`, which do not bind drafts."""
-    text, reason = candidate.text, candidate.finish_reason
+    text, reason, stop = candidate.text, candidate.finish_reason, candidate.stopped_by
     for session in sessions[:1]:
         try:
             async with asyncio.timeout(COUNTING_SECONDS):
@@ -180,5 +180,6 @@ async def _as_answer(sessions: Sequence[Session], candidate: Candidate, thoughts
         except TimeoutError:
             session.note("max_tokens does not bind this answer, because its tokens could not be counted in time")
         else:
-            text, reason = choice.text, reason if choice.text == text else choice.finish_reason
-    return Choice(text, reason, candidate.tool_calls, thoughts + candidate.reasoning, candidate.certainty)
+            if choice.text != text:
+                text, reason, stop = choice.text, choice.finish_reason, choice.stopped_by
+    return Choice(text, reason, candidate.tool_calls, thoughts + candidate.reasoning, candidate.certainty, stop)

@@ -34,7 +34,8 @@ class SoFar:
         self._reasoning: defaultdict[int, str] = defaultdict(str)
         self._winner: str | None = None
         self._inner: list[Candidate] = []  # of fusions within it
-        # At each level those that are answering just now: what others say, a judge say, is no answer.
+        # At each level those that are answering just now: what others say, a judge say, is no answer. A level that has
+        # told of no stage is no fusion but a model that asks one, and answers for want of its own words.
         self._answering: defaultdict[Path, set[str]] = defaultdict(set)
 
     def __call__(self, event: Event) -> None:
@@ -62,7 +63,7 @@ class SoFar:
             case MemberFinished(member, candidates):
                 self._answering[path].discard(member)
                 (self._inner if path else self.candidates).extend(candidates)
-            case Nested(source, inner) if source in self._answering[path]:
+            case Nested(source, inner) if source in self._answering.get(path, {source}):
                 self._panel(inner, (*path, source))
             case _:
                 pass

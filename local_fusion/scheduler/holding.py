@@ -62,8 +62,8 @@ class Holding:
         return await self._within(seconds, lambda: self._mover.drained(name))
 
     async def left_alone(self, name: str) -> None:
-        """Wait until no swap has to do with an engine that is held and stopped: each hears of that and ends."""
-        await self._mover.until(lambda: not self._mover.swapping(name))
+        """Wait until nobody else moves an engine that is held and stopped: each hears of that and ends."""
+        await self._mover.until(lambda: self._mover.alone(name))
 
     async def _within(self, seconds: float, condition: Callable[[], bool]) -> bool:
         try:

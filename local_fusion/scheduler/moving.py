@@ -110,9 +110,12 @@ class Mover:
         """Whether the engine takes part in something."""
         return name in self._underway or name in self.closed
 
-    def swapping(self, name: str) -> bool:
-        """Whether the engine takes part in a swap."""
-        return name in self._underway or any(victim.engine == name for swap in self.swaps for victim in swap.victims)
+    def alone(self, name: str) -> bool:
+        """Whether nobody but one who occupies the engine has to do with it: no swap, and nobody who rests it."""
+        swapping = name in self._underway or any(
+            victim.engine == name for swap in self.swaps for victim in swap.victims
+        )
+        return not swapping and self._occupying[name] <= 1
 
     def holds(self, name: str) -> int:
         """Bytes that the engine has of each of its devices, or is about to take."""

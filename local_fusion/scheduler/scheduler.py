@@ -391,6 +391,8 @@ class Scheduler:
         if snapshot.state == "awake" and before != "awake":
             line.owed, line.drained_since = line.load("interactive").waiting, self._now()
             self._refused.pop(name, None)
+        elif STATES.get(snapshot.state) == "down":  # put to rest by hand, before their turn: it owes them no more
+            line.owed = 0
         self._history.heard(snapshot)
         self._settle_soon()
 

@@ -78,9 +78,9 @@ def create_app(
     app.add_middleware(SessionPaths, sessions=sessions)
     _handle_errors(app)
     app.state.reloader = Reloader(service, load, tell)
+    app.include_router(chat_routes(service))  # first, because they are looked through in order
     app.include_router(reload_routes(service, app.state.reloader))
     app.include_router(admin_routes(runtime, service.door))
-    app.include_router(chat_routes(service))
     app.include_router(messages_routes(service))
     app.include_router(model_routes(service))
     app.include_router(openapi_routes(service))
@@ -168,5 +168,6 @@ class RequestIds:
             if not begun:
                 await error_response(stopping(), context)(scope, receive, send_with_id)
             elif streaming:
-                told = sse.failure(stopping(), context.dialect, context.request_id)
+                failed = context.failed or (lambda error: sse.failure(error, context.dialect, context.request_id))
+                told = failed(stopping())
                 await send({"type": "http.response.body", "body": told, "more_body": False})

@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 from fastapi import Request
+from pydantic import TypeAdapter, ValidationError
 
 from local_fusion.core.chat import Priority
 from local_fusion.errors import RequestError, TooLarge
@@ -20,6 +21,8 @@ PRIORITIES: dict[str, Priority] = {
     "scale": "interactive",
     "flex": "batch",
 }
+_WHOLE = TypeAdapter(int)
+_MOST_ANSWERS = 10**9  # beyond all limits; Python does not even write numbers of thousands of digits
 
 
 async def read_raw(request: Request, most_bytes: int) -> bytes:
@@ -106,6 +109,14 @@ def priority_of(service_tier: Any) -> Priority:
     return PRIORITIES[service_tier]
 
 
+def whole(value: Any) -> int | None:
+    """The number that vLLM reads there, which takes "8" and 8.0 for 8, too; None for what it refuses."""
+    try:
+        return _WHOLE.validate_python(value)
+    except ValidationError:
+        return None
+
+
 def sequences(body: dict[str, Any]) -> int:
     """How many sequences an engine request is to vLLM: each prompt or input once for each answer wanted of it.
 
@@ -113,6 +124,5 @@ def sequences(body: dict[str, Any]) -> int:
     """
     prompts = body.get("prompt", body.get("input"))
     several = isinstance(prompts, list) and bool(prompts) and not isinstance(prompts[0], int)
-    wanted = body.get("n")
-    answers = wanted if isinstance(wanted, int) and not isinstance(wanted, bool) and wanted > 0 else 1
+    answers = min(max(1, whole(body.get("n")) or 1), _MOST_ANSWERS)
     return answers * (len(prompts) if several and isinstance(prompts, list) else 1)

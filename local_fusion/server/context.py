@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -11,8 +11,9 @@ from typing import Any, Literal
 from starlette.requests import Request
 
 from local_fusion.core.records import Usage
+from local_fusion.errors import LocalFusionError
 
-Dialect = Literal["openai", "anthropic"]
+Dialect = Literal["openai", "anthropic", "mcp"]
 """Whose shapes a client expects: they differ in their errors, too."""
 
 
@@ -44,7 +45,8 @@ class Context:
 
     `model` is None for a request that is not counted, and empty for one that names none which exists. `session`: of
     which it is a part, where its path says so. `usage`: of all engine calls so far. `span`: what telemetry makes of it.
-    `depth`: how many fusion servers, and programs that they run, stand above it.
+    `depth`: how many fusion servers, and programs that they run, stand above it. `failed`: how its stream, where it has
+    one of its own, tells that it cannot go on.
     """
 
     dialect: Dialect = "openai"
@@ -55,6 +57,7 @@ class Context:
     session: str | None = None
     usage: Usage = field(default_factory=Usage)
     span: Any = None
+    failed: Callable[[LocalFusionError], bytes] | None = None
 
 
 def context_of(request: Request) -> Context:
@@ -73,6 +76,8 @@ def context_in(scope: MutableMapping[str, Any]) -> Context:
 
 def _dialect(scope: MutableMapping[str, Any]) -> Dialect:
     """Anthropic's clients say so in a header; whoever posts to their path by hand means theirs, too."""
+    if scope["path"] == "/mcp":
+        return "mcp"
     anthropic = scope["path"].startswith("/v1/messages") or any(
         name == b"anthropic-version" for name, _ in scope["headers"]
     )

@@ -14,10 +14,18 @@ from local_fusion.server.context import Context
 _EVENT_END = b"\n\n"
 
 
-async def cut_after(seconds: float, serve: Callable[[Send], Awaitable[None]], send: Send, context: Context) -> None:
+async def cut_after(
+    seconds: float,
+    serve: Callable[[Send], Awaitable[None]],
+    send: Send,
+    context: Context,
+    *,
+    stall_seconds: float,
+) -> None:
     """Let `serve` send its response for at most `seconds`; after that a stream ends with an error as its last event.
 
-    A body that is no stream breaks off. Raises `BudgetSpent` where nothing was sent by then.
+    A body that is no stream breaks off. Raises `BudgetSpent` where nothing was sent by then, and `ClientGone` where
+    that last event is not taken within `stall_seconds`.
     """
     begun = streaming = ended = False
     last = b""
@@ -36,8 +44,10 @@ async def cut_after(seconds: float, serve: Callable[[Send], Awaitable[None]], se
         async with asyncio.timeout(seconds) as deadline:
             await serve(watched)
     except TimeoutError:
-        if not deadline.expired() or ended:
+        if not deadline.expired():
             raise
+        if ended:  # nothing is missing but what comes after
+            return
         error = BudgetSpent(
             f"the budget of {seconds:g} seconds is spent: the answer ends here",
             hint="ask for fewer tokens (max_tokens); server.request_budget sets the limit",
@@ -47,4 +57,5 @@ async def cut_after(seconds: float, serve: Callable[[Send], Awaitable[None]], se
         if streaming:
             told = sse.failure(error, context.dialect, context.request_id)
             rest = told if last.endswith(_EVENT_END) or not last else _EVENT_END + told
-            await send({"type": "http.response.body", "body": rest, "more_body": False})
+            async with sse.unless_stalled(send, stall_seconds) as send_in_time:
+                await send_in_time({"type": "http.response.body", "body": rest, "more_body": False})

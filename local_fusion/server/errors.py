@@ -32,6 +32,8 @@ _ANTHROPIC_TYPES = {
     503: "overloaded_error",
     504: "timeout_error",
 }
+# JSON-RPC's: the request is wrong, or the server could not do it.
+_INVALID_REQUEST, _SERVER_ERROR = -32600, -32000
 RETRY_SECONDS = 5
 
 
@@ -54,6 +56,11 @@ def error_body(error: LocalFusionError, dialect: Dialect = "openai", request_id:
         usual = "invalid_request_error" if error.status < 500 else "api_error"
         told["type"] = _ANTHROPIC_TYPES.get(error.status, usual)
         return {"type": "error", "error": told, "request_id": request_id}
+    if dialect == "mcp":
+        code = _INVALID_REQUEST if error.fault == "caller" else _SERVER_ERROR
+        message = told.pop("message")
+        # Nobody has read yet whose request it is: clients take the answer to theirs for it.
+        return {"jsonrpc": "2.0", "id": None, "error": {"code": code, "message": message, "data": told}}
     return {"error": told}
 
 

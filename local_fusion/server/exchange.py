@@ -59,10 +59,11 @@ class Exchange:
                 yield event
 
     async def _happening(self) -> AsyncGenerator[Event]:
-        """The model's events; all but answers and progress are also kept for the trace."""
+        """The model's events; where the trace is asked for, all but answers and progress are also kept for it."""
+        traced = "trace" in self.options.include
         async with aclosing(events.stream(self.model, self.request, self._overhear)) as happening:
             async for event in happening:
-                if self._waits.hear(event) and not isinstance(origin(event)[1], _NOT_TRACED):
+                if self._waits.hear(event) and traced and not isinstance(origin(event)[1], _NOT_TRACED):
                     self._log(events.to_json(event))
                 yield event
 

@@ -12,6 +12,9 @@ from local_fusion.errors import RequestError
 
 M = TypeVar("M", bound=BaseModel)
 
+MOST_TOOLS = 1024  # of a request: each is read by the model, and more than a few hundred fit no context
+_LONGEST_SHOWN = 200  # of a path: names of fields may be as long as a request
+
 
 class Part(BaseModel):
     """A part of a request; fields that it does not know are errors."""
@@ -49,13 +52,15 @@ def by_type(kinds: Mapping[str, type[Part]], value: Any, path: str, elsewhere: M
     raise RequestError(f"'{path}.type' is {_shown(found)}{told}", param=f"{path}.type")
 
 
-def listed(value: Any, path: str) -> list[Any]:
-    """`value`, which must be a list.
+def listed(value: Any, path: str, most: int | None = None) -> list[Any]:
+    """`value`, which must be a list, of at most so many.
 
     Raises `RequestError`.
     """
     if not isinstance(value, list):
         raise RequestError(f"'{path}' must be a list, not {_shown(value)}", param=path)
+    if most is not None and len(value) > most:
+        raise RequestError(f"'{path}' has {len(value):,} entries, and {most:,} are taken", param=path)
     return value
 
 
@@ -65,8 +70,9 @@ def _bad_field(kind: type[BaseModel], path: str, error: ValidationError) -> Requ
     location = [part for part in first["loc"] if not _is_branch(part)]
     for part in location:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+    path = path[:_LONGEST_SHOWN]
     if first["type"] == "extra_forbidden":
-        near = get_close_matches(str(location[-1]), _names(kind), 1) if len(location) == 1 else []
+        near = get_close_matches(str(location[-1])[:64], _names(kind), 1) if len(location) == 1 else []
         meant = f"; did you mean '{near[0]}'?" if near else ""
         return RequestError(f"unknown field '{path}'{meant}", param=path)
     if first["type"] == "missing":

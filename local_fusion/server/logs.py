@@ -146,14 +146,19 @@ class Logged:
             _access.info("%s", line, extra={"fields": fields})
 
 
-def _of_request(scope: Scope, context: Context) -> dict[str, Any]:
+def told_path(scope: Scope) -> str:
+    """The path of a request as logs and traces may tell it: bounded, and without the name of a session."""
     path = _SESSION.sub("/session/…", scope["path"])
+    return path if len(path) <= _LONGEST_PATH else f"{path[:_LONGEST_PATH]}…"
+
+
+def _of_request(scope: Scope, context: Context) -> dict[str, Any]:
     named = next((value for name, value in scope["headers"] if name == b"x-client-request-id"), b"")
     return {
         "request_id": context.request_id,
         "client_request_id": named.decode("ascii") if _CLIENTS_ID.fullmatch(named) else None,
         "method": scope["method"],
-        "path": path if len(path) <= _LONGEST_PATH else f"{path[:_LONGEST_PATH]}…",
+        "path": told_path(scope),
         "model": context.model or None,
         "caller": context.caller.name or None,
         "dialect": context.dialect,

@@ -158,6 +158,7 @@ class PassedCall:
     def __init__(self, engine: str, samples: int, *, asked: bool) -> None:
         self.meter = Meter()
         self.error: str | None = None
+        self.code: str | None = None
         self._engine = engine
         self._samples = samples
         self._asked = asked
@@ -174,7 +175,7 @@ class PassedCall:
         if self._asked and self._streams:
             self.meter = CuttingMeter()
         if status >= 400:
-            self.error = f"{self._engine} answered with status {status}"
+            self.error, self.code = f"{self._engine} answered with status {status}", str(status)
 
     async def metered(self, body: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
         """The answer as the client is to have it.
@@ -188,7 +189,8 @@ class PassedCall:
                     if for_client := meter.take(piece):
                         yield for_client
         except LocalFusionError as failure:
-            self.error = failure.message  # its client is told within the stream, and the call ends like any other
+            # Its client is told within the stream, and the call ends like any other.
+            self.error, self.code = failure.message, failure.code
             raise
         if rest := meter.rest():
             yield rest
@@ -199,15 +201,17 @@ class PassedCall:
         try:
             yield
         except LocalFusionError as failure:
-            self.error = failure.message
+            self.error, self.code = failure.message, failure.code
+            raise
+        except (asyncio.CancelledError, sse.ClientGone):
+            self.error = self.code = "cancelled"
             raise
         except BaseException as failure:
-            gone = isinstance(failure, asyncio.CancelledError | sse.ClientGone)
-            self.error = "cancelled" if gone else repr(failure)
+            self.error, self.code = repr(failure), type(failure).__name__
             raise
         finally:
             seconds = time.monotonic() - self._began
-            ended(CallRecord("panel", self._engine, self._usage(), seconds, self._samples, self.error))
+            ended(CallRecord("panel", self._engine, self._usage(), seconds, self._samples, self.error, self.code))
 
     def _usage(self) -> Usage:
         if self.meter.usage is not None:

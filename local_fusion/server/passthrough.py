@@ -92,7 +92,7 @@ class _Passed(Response):
             if self.seconds is None:
                 await serve(send)
             else:
-                await cut_after(self.seconds, serve, send, context_in(scope))
+                await cut_after(self.seconds, serve, send, context_in(scope), stall_seconds=self.stall_seconds)
         except sse.ClientGone:
             return
 

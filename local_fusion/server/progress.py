@@ -30,7 +30,7 @@ class Lines:
     def __init__(self) -> None:
         self._asked: dict[tuple[str, ...], int] = {}  # members of the stage, and those that have answered, by fusion
         self._came: dict[tuple[str, ...], int] = {}
-        self._queued: Queued | None = None
+        self._queued: dict[str, Queued] = {}  # what was last told of each model that is waited for
 
     def of(self, event: Event) -> str | None:
         """The line for an event; None for one that is not worth a line."""
@@ -55,7 +55,8 @@ class Lines:
                 place = f"({self._came[source]} of {self._asked.get(source, 0)})"
                 return f"{member} answered {place}" if candidates else f"{member} gave no answer {place}"
             case Queued():
-                before, self._queued = self._queued, happened
+                before = self._queued.get(happened.model)
+                self._queued[happened.model] = happened
                 return None if before is not None and happened.counts_on(before) else happened.text
             case Failed(failure):
                 return f"{failure.member} failed: {_short(failure.message)}"

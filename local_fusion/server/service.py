@@ -27,7 +27,7 @@ from local_fusion.server.context import Context, context_of
 from local_fusion.server.door import Door
 from local_fusion.server.exchange import Exchange
 from local_fusion.server.guard.access import Access
-from local_fusion.server.guard.bounds import bounded, refuse_long_members, visible
+from local_fusion.server.guard.bounds import bounded, refuse_long_members, refuse_many_messages, visible
 from local_fusion.server.options import Options
 
 _LONGEST_SHOWN = 128  # of a name that is looked up, and told: it may be as long as a request
@@ -50,7 +50,10 @@ class Service:
         Raises `TooLarge`, `RequestError` and `UnknownModel`.
         """
         context_of(request).model = ""
-        raw, body = await read_json(request, self.runtime.config.server.max_body_bytes)
+        settings = self.runtime.config.server
+        raw, body = await read_json(request, settings.max_body_bytes)
+        if isinstance(messages := body.get("messages"), list):
+            refuse_many_messages(len(messages), settings)  # before each of them is looked at
         return raw, body, self.name(context_of(request), model_name(body))
 
     def name(self, context: Context, called: str) -> str:

@@ -14,7 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from local_fusion.config.server import ServerConfig
 from local_fusion.errors import LocalFusionError
-from local_fusion.server.context import Dialect
+from local_fusion.server.context import Dialect, context_in
 from local_fusion.server.errors import defect, error_body
 from local_fusion.server.exchange import Exchange
 
@@ -49,7 +49,9 @@ def event(name: str, payload: Mapping[str, Any]) -> bytes:
 def failure(error: LocalFusionError, dialect: Dialect, request_id: str) -> bytes:
     """How a stream tells that it cannot go on, with all that follows it."""
     body = error_body(error, dialect, request_id)
-    return event("error", body) if dialect == "anthropic" else data(body) + DONE
+    if dialect == "anthropic":
+        return event("error", body)
+    return data(body) if dialect == "mcp" else data(body) + DONE
 
 
 def comment(text: str) -> bytes:
@@ -100,15 +102,14 @@ def streamed(
             async with aclosing(with_pauses(pieces, settings.keep_alive_seconds)) as paced:
                 async for piece in paced:
                     yield piece or pause or comment(exchange.waiting_for or AT_WORK)
-        except LocalFusionError as error:
-            yield failed(error)
+        except LocalFusionError:
+            raise
         except Exception as error:
             logger.exception("request %s failed", exchange.request.request_id)
-            yield failed(defect(error, exchange.request.request_id))
-        else:
-            yield end
+            raise defect(error, exchange.request.request_id) from error
+        yield end
 
-    return StreamedResponse(chunks, headers=HEADERS, stall_seconds=settings.stall_seconds)
+    return StreamedResponse(chunks, headers=HEADERS, stall_seconds=settings.stall_seconds, failed=failed)
 
 
 async def _gone(receive: Receive) -> None:
@@ -195,6 +196,7 @@ class StreamedResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response."""
+        context_in(scope).failed = self.failed
         try:
             await unless_gone(receive, self.send_all(send))
         except ClientGone:

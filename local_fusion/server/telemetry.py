@@ -18,6 +18,7 @@ from local_fusion.config.server import TelemetryConfig
 from local_fusion.core.records import CallRecord
 from local_fusion.errors import SetupError
 from local_fusion.server.context import Context, context_in
+from local_fusion.server.logs import told_path
 from local_fusion.server.metrics import CLIENT_CLOSED_REQUEST
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 CLOSE_SECONDS = 5.0
 _NAME = "local-fusion"
-_LONGEST_PATH = 200
 _METHODS = ("GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "TRACE", "CONNECT")
 
 
@@ -80,7 +80,7 @@ class Telemetry:
             attributes={
                 "http.request.method": method,
                 "url.scheme": scope.get("scheme", "http"),
-                "url.path": scope["path"][:_LONGEST_PATH],
+                "url.path": told_path(scope),
             },
         )
         return Request(span, _operation(scope["path"]))
@@ -119,7 +119,7 @@ class Telemetry:
         if call.samples != 1:
             attributes["gen_ai.request.choice.count"] = call.samples
         if call.error is not None:
-            attributes["error.type"] = call.error
+            attributes["error.type"] = call.code or "_OTHER"  # its text may tell what was asked
         span = self._tracer.start_span(
             f"{request.operation} {call.model}",
             context=self._within(request.span),

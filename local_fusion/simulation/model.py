@@ -140,13 +140,18 @@ class _Recorded:
     @contextmanager
     def until_ended(self, emit: Emit) -> Iterator[None]:
         error: str | None = None
+        code: str | None = None
         try:
             yield
+        except asyncio.CancelledError:
+            error = code = "cancelled"
+            raise
         except BaseException as failure:
-            error = "cancelled" if isinstance(failure, asyncio.CancelledError) else repr(failure)
+            error, code = repr(failure), type(failure).__name__
             raise
         finally:
-            self.record = CallRecord("panel", self._model, self.usage, _now() - self._began, self._samples, error)
+            seconds = _now() - self._began
+            self.record = CallRecord("panel", self._model, self.usage, seconds, self._samples, error, code)
             emit(CallEnded(self.record))
 
 

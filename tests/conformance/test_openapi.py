@@ -30,8 +30,8 @@ LEFT_OUT = ("/admin", "/mcp")
 LOOKED_AT = ("/admin/plan", "/admin/engines", "/admin/engines/{name}")
 FUSIONS = ("one", "quality")
 NAMES = (*FUSIONS, "a", "b")
-# A schema cannot say which fields go together, nor which names there are. And what spells a number or a truth is read as
-# one, as vLLM reads it; that every field refuses what cannot be read is in `tests/server/test_bad_fields.py`.
+# A schema cannot say which fields go together, nor which names there are. And what spells a number or a truth is read
+# as one, as vLLM reads it; that fields refuse what cannot be read is shown in `tests/server/test_bad_fields.py`.
 EXCLUDED = ("positive_data_acceptance", "negative_data_rejection")
 
 

@@ -114,6 +114,7 @@ async def test_the_usage_of_a_broken_answer_is_not_lost(make_engine: MakeEngine)
     (ended,) = calls(events)
     assert ended.call.usage == Usage(4, 3)
     assert ended.call.error is not None
+    assert ended.call.code == "engine_died"
 
 
 async def test_the_usage_of_a_cancelled_answer_is_not_lost_and_its_work_aborted(
@@ -129,7 +130,7 @@ async def test_the_usage_of_a_cancelled_answer_is_not_lost_and_its_work_aborted(
         await answer
     (ended,) = calls(events)
     assert ended.call.usage == Usage(4, 2)
-    assert ended.call.error == "cancelled"
+    assert ended.call.error == ended.call.code == "cancelled"
     await eventually(lambda: recorded(record)[-1]["event"] == "disconnected", 2)
 
 

@@ -234,6 +234,14 @@ class TestSeconds:
         assert {each.finish_reason for each in report_of(reply).candidates} == {"stop", "length"}
 
     @in_virtual_time
+    async def test_a_candidate_tells_which_stop_ended_it(self) -> None:
+        ended = Choice("one", stopped_by="two")
+        models = [Scripted("a", choices=[ended]), Scripted("b", hangs=True)]
+        request = asking(sampling=Sampling(stop="two"))
+        reply = await one({"seconds": 5}, *models, strategy="vote").answer(request)
+        assert reply.choices == (ended,)
+
+    @in_virtual_time
     async def test_else_the_longest_of_those_that_were_cut_without_its_thoughts(self) -> None:
         models = [
             Slow("a", ["<think>", "and think ", "and think"]),

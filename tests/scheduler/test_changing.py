@@ -197,6 +197,18 @@ async def test_what_is_ordered_of_an_engine_that_goes_meanwhile_is_refused() -> 
 
 
 @virtual
+async def test_whoever_moves_an_engine_by_hand_when_it_goes_hears_that_and_nothing_else() -> None:
+    for order in ("sleep", "restart"):
+        async with machine(ONE, awake=["a"]) as rig:
+            async with rig.scheduler.gate("a").turn(Call("whose answer is being read to its end")):
+                ordered = asyncio.create_task(getattr(rig.scheduler, order)("a"))
+                await asyncio.sleep(1)
+                assert not await go(rig, "a", 5.0)
+            await asyncio.wait([ordered])
+            assert isinstance(ordered.exception(), EngineUnavailable | None), repr(ordered.exception())
+
+
+@virtual
 async def test_other_settings_count_at_once() -> None:
     async with machine(TWO, awake=["a"], asleep=["b"], fairness_seconds=None) as rig:
         busy = [rig.calling("a", 3.0 * turn) for turn in range(1, 30)]

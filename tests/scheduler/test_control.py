@@ -43,6 +43,22 @@ async def test_an_engine_put_to_sleep_finishes_what_it_does_and_the_next_call_wa
 
 
 @virtual
+async def test_an_engine_put_to_sleep_before_the_turn_of_those_it_was_woken_for_stands_in_nobodys_way() -> None:
+    engines = {"a": takes(24), "b": takes(1), "c": takes(2, sleeping=1)}
+    ones, quick = dict.fromkeys(engines, 1), dict.fromkeys(engines, Seconds(5.0, 0.5, 4.0, 0.3, 0.5))
+    async with machine(engines, usable=24, capacities=ones, seconds=quick, fairness_seconds=5) as rig:
+        calls = [rig.calling("c", 0.1) for _ in range(3)]
+        await asyncio.sleep(0)
+        waking = asyncio.create_task(rig.scheduler.wake("b"))
+        for _ in range(3):
+            await asyncio.sleep(0)  # both are being woken before anybody calls for the large one
+        calls += [rig.calling("a", 0.1) for _ in range(7)]
+        await asyncio.sleep(0.25)
+        await rig.scheduler.sleep("c")
+        await asyncio.wait_for(asyncio.gather(waking, *calls), 200)
+
+
+@virtual
 async def test_putting_to_sleep_what_sleeps_or_is_falling_asleep_changes_nothing() -> None:
     async with machine(TWO, awake=["a"], asleep=["b"]) as rig:
         await rig.scheduler.sleep("b")

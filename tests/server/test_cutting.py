@@ -6,7 +6,13 @@ import asyncio
 import json
 from typing import Any
 
+import pytest
+from starlette.types import Message, Send
+
 from local_fusion.config.schema import Config
+from local_fusion.server.context import Context
+from local_fusion.server.cutting import cut_after
+from local_fusion.server.sse import ClientGone
 from tests.server.controlled import ControlledEngine, ControlledRuntime, Exchange, app_over, controlled, overview
 
 BODY = {"model": "a", "messages": [{"role": "user", "content": "hi"}], "stream": True}
@@ -68,6 +74,36 @@ async def test_a_body_that_is_no_stream_breaks_off() -> None:
     answer = await asked(runtime)
     assert answer.text == '{"choices":'
     assert all(message.get("more_body", True) for message in answer.sent)
+
+
+async def test_who_takes_nothing_is_not_waited_for_with_the_error_either() -> None:
+    taken = asyncio.Event()
+
+    async def serve(send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+        await asyncio.Event().wait()
+
+    async def send(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            await taken.wait()
+
+    with pytest.raises(ClientGone):
+        await asyncio.wait_for(cut_after(0.02, serve, send, Context(), stall_seconds=0.05), 20)
+
+
+async def test_one_that_was_sent_whole_by_then_is_no_failure() -> None:
+    sent: list[Message] = []
+
+    async def serve(send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"{}", "more_body": False})
+        await asyncio.Event().wait()  # the engine's turn does not end at once
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await asyncio.wait_for(cut_after(0.02, serve, send, Context(), stall_seconds=9), 20)
+    assert [message.get("body") for message in sent] == [None, b"{}"]
 
 
 async def test_one_that_ends_in_time_is_passed_on_as_it_came() -> None:

@@ -244,3 +244,12 @@ FIELDS = [
 async def test_odd_values_are_refused_or_taken(path: str, changes: dict[str, Any]) -> None:
     body = json.dumps({**SOUND[path], **changes}).encode("utf-8", "surrogatepass")
     right_or_refused(path, await server().post(path, body))
+
+
+@pytest.mark.parametrize("kind", NOT_JSON)
+async def test_what_is_no_message_is_refused_by_mcp(kind: str) -> None:
+    asking = server()
+    headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
+    async with asking.app.router.lifespan_context(asking.app):
+        answer = await asking.post("/mcp", NOT_JSON[kind], headers)
+    assert 400 <= answer.status < 500, answer.text

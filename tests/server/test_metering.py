@@ -262,7 +262,7 @@ class TestCalls:
         await eventually(lambda: len(exchange.sent) == 6)
         exchange.leave()
         await exchange.task
-        assert (heard.call.error, heard.call.usage) == ("cancelled", Usage(0, 3))
+        assert (heard.call.error, heard.call.code, heard.call.usage) == ("cancelled", "cancelled", Usage(0, 3))
 
     async def test_a_call_whose_client_leaves_while_it_waits_is_none(self, heard: Heard) -> None:
         heard.runtime.scheduler.gate("a").opened.clear()
@@ -277,7 +277,7 @@ class TestCalls:
         heard.engine.pieces.put_nowait(chunk("one"))
         heard.engine.pieces.put_nowait(EngineDied("a went away"))
         await exchange.task
-        assert (heard.call.error, heard.call.usage) == ("a went away", Usage(0, 1))
+        assert (heard.call.error, heard.call.code, heard.call.usage) == ("a went away", "engine_died", Usage(0, 1))
 
     async def test_a_refusal_is_a_call_that_used_nothing(self, heard: Heard) -> None:
         heard.engine.status, heard.engine.headers = 400, {"Content-Type": "application/json"}
@@ -286,7 +286,7 @@ class TestCalls:
         heard.engine.pieces.put_nowait(None)
         await exchange.task
         assert exchange.json() == {"error": {"message": "no \n\n"}}
-        assert (heard.call.error, heard.call.usage) == ("a answered with status 400", Usage())
+        assert (heard.call.error, heard.call.code, heard.call.usage) == ("a answered with status 400", "400", Usage())
 
 
 async def test_a_fusions_calls_count_also_where_its_client_goes_away() -> None:

@@ -80,6 +80,10 @@ class TestLines:
             Queued("gemma", 0, "it wakes, ready in about 9 s"),
         ) == ["waiting for gemma: 3 ahead, its engine is busy", "waiting for gemma: it wakes, ready in about 9 s"]
 
+    def test_of_several_that_are_waited_for_each_is_said_once(self) -> None:
+        waits = [Queued(model, ahead, "its engine is busy") for ahead in (3, 2, 1) for model in ("gemma", "qwen")]
+        assert self.said(*waits) == [f"waiting for {name}: 3 ahead, its engine is busy" for name in ("gemma", "qwen")]
+
     def test_failures_and_notes_are_told_in_one_short_line(self) -> None:
         failure = Failure("panel", "gemma", "gemma", "engine_died", "it went\naway " + "x" * 300)
         failed, noted = self.said(Failed(failure), Noted("the first candidate stands in"))

@@ -54,6 +54,11 @@ class Client:
         self.sent.append(message)
 
 
+def scope() -> dict[str, Any]:
+    """Of a request."""
+    return {"type": "http", "path": "/", "headers": []}
+
+
 async def test_a_pause_is_told_as_none_and_no_event_is_lost_over_it() -> None:
     source = Source()
     async with aclosing(with_pauses(source.events(), SOON)) as happening:
@@ -195,7 +200,7 @@ async def test_a_streamed_response_sends_each_chunk_when_it_comes_and_then_the_e
 
     client = Client()
     response = StreamedResponse(chunks, headers=sse.HEADERS, stall_seconds=30)
-    await response({"type": "http"}, client.receive, client.send)
+    await response(scope(), client.receive, client.send)
     assert client.sent[0]["status"] == 200
     assert dict(client.sent[0]["headers"])[b"content-type"] == b"text/event-stream; charset=utf-8"
     assert [(part["body"], part["more_body"]) for part in client.sent[1:]] == [
@@ -216,7 +221,7 @@ async def test_a_streamed_response_closes_its_source_when_the_client_goes_away()
                 yield event.encode()
 
     response = StreamedResponse(chunks, headers={}, stall_seconds=30)
-    sending = asyncio.create_task(response({"type": "http"}, client.receive, client.send))
+    sending = asyncio.create_task(response(scope(), client.receive, client.send))
     await begun.wait()
     client.leave()
     await sending
@@ -239,7 +244,7 @@ def test_a_client_that_takes_nothing_is_given_up_and_the_source_closed() -> None
     async def send() -> float:
         source.items.put_nowait("more than the socket's buffer holds")
         response = StreamedResponse(chunks, headers={}, stall_seconds=60)
-        await response({"type": "http"}, Client().receive, stalls)
+        await response(scope(), Client().receive, stalls)
         return asyncio.get_running_loop().time()
 
     assert clock.run(send()) == 60
@@ -260,7 +265,7 @@ def test_a_slow_client_is_kept_and_given_up_so_long_after_the_message_that_it_no
             taken.append(asyncio.get_running_loop().time())
 
     async def send() -> float:
-        await StreamedResponse(chunks, headers={}, stall_seconds=60)({"type": "http"}, Client().receive, takes_its_time)
+        await StreamedResponse(chunks, headers={}, stall_seconds=60)(scope(), Client().receive, takes_its_time)
         return asyncio.get_running_loop().time()
 
     assert clock.run(send()) == 3 * 159 + 100 + 60

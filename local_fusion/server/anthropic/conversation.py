@@ -156,7 +156,7 @@ class Conversation:
         return self._turns[-1]
 
     def _end(self) -> None:
-        if not self._turns:
+        if all(turn.role == "assistant" for turn in self._turns):
             raise RequestError("'messages' holds nothing to answer", param="messages", hint="add a user's message")
         last = self._turns[-1]
         if last.role != "assistant":

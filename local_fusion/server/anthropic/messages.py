@@ -11,6 +11,7 @@ from local_fusion.server.anthropic.blocks import CheckImage
 from local_fusion.server.anthropic.rendering import PING, Rendered
 from local_fusion.server.anthropic.schema import parse_countable, parse_messages
 from local_fusion.server.context import context_of
+from local_fusion.server.guard.bounds import refuse_many_messages
 from local_fusion.server.media import check_media_url
 from local_fusion.server.service import Service
 
@@ -54,6 +55,7 @@ def messages_routes(service: Service) -> APIRouter:
     async def count_tokens(request: Request) -> Response:
         _, body, name = await service.read(request)
         _, asked = parse_countable(body, context_of(request).request_id, checking())
+        refuse_many_messages(len(asked.chat.messages), service.runtime.config.server)
         service.door.check()
         room = await sse.unless_gone(request.receive, service.runtime.model(name).measure(asked.chat))
         return JSONResponse({"input_tokens": room.tokens})

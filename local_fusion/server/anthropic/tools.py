@@ -10,7 +10,7 @@ from pydantic import Field
 
 from local_fusion.errors import RequestError
 from local_fusion.server.anthropic.blocks import Block
-from local_fusion.server.fields import Part, checked, listed
+from local_fusion.server.fields import MOST_TOOLS, Part, checked, listed
 
 Tool = Mapping[str, Any]
 """A function in the shape of OpenAI's chat completions."""
@@ -64,7 +64,7 @@ def checked_tools(value: Any) -> tuple[Tool, ...]:
 
     Raises `RequestError`.
     """
-    return tuple(_tool(raw, f"tools[{number}]") for number, raw in enumerate(listed(value, "tools")))
+    return tuple(_tool(raw, f"tools[{number}]") for number, raw in enumerate(listed(value, "tools", MOST_TOOLS)))
 
 
 def chosen(choice: ToolChoice | None, tools: tuple[Tool, ...]) -> str | dict[str, Any] | None:
@@ -82,8 +82,8 @@ def chosen(choice: ToolChoice | None, tools: tuple[Tool, ...]) -> str | dict[str
         case "tool":
             names = [tool["function"]["name"] for tool in tools]
             if choice.name not in names:
-                offered = ", ".join(names) or "none"
-                raise RequestError(f"no tool is called '{choice.name}', there are: {offered}", param="tool_choice.name")
+                called, offered = str(choice.name)[:80], (", ".join(names) or "none")[:400]
+                raise RequestError(f"no tool is called '{called}', there are: {offered}", param="tool_choice.name")
             return {"type": "function", "function": {"name": choice.name}}
         case "any":
             return "required"

@@ -11,7 +11,7 @@ from local_fusion.config.server import ServerConfig
 from local_fusion.config.strategies import FusionConfig
 from local_fusion.core.chat import ChatRequest
 from local_fusion.errors import RequestError, TooLarge
-from local_fusion.server.bodies import sequences
+from local_fusion.server.bodies import sequences, whole
 from local_fusion.server.context import Caller
 
 # By these names a request asks for more or fewer tokens of an answer.
@@ -46,10 +46,9 @@ def bounded_body(raw: bytes, body: dict[str, Any], settings: ServerConfig, *, wr
             param="n",
             hint="ask for fewer answers or prompts; server.max_request_candidates sets the limit",
         )
-    named = {name: value for name in _TOKENS if isinstance(value := body.get(name), int | float)}
-    for name, value in named.items():
-        refuse_many_tokens(value, name, settings)
-    if settings.max_tokens is None or named:
+    for name in _TOKENS:
+        refuse_many_tokens(whole(body.get(name)), name, settings)
+    if settings.max_tokens is None or any(body.get(name) is not None for name in _TOKENS):
         return raw
     # At the end, where it counts also after a null; what is in front of it stays as it came.
     return raw.rstrip().removesuffix(b"}") + b',"max_tokens":%d}' % settings.max_tokens
@@ -64,7 +63,7 @@ def refuse_many_messages(count: int, settings: ServerConfig) -> None:
         )
 
 
-def refuse_many_tokens(asked: float | None, param: str, settings: ServerConfig) -> None:
+def refuse_many_tokens(asked: int | None, param: str, settings: ServerConfig) -> None:
     """Raises `RequestError` for a longer answer than may be asked for."""
     if asked is not None and settings.max_tokens is not None and asked > settings.max_tokens:
         raise RequestError(

@@ -29,7 +29,6 @@ def chat_routes(service: Service) -> APIRouter:
     """`/v1/chat/completions`, and what only engines answer."""
     routes = APIRouter()
 
-    @routes.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
         raw, body, name = await service.read(request)
         wish = wished(body)
@@ -70,8 +69,10 @@ def chat_routes(service: Service) -> APIRouter:
         raw = raw if body["model"] == name else renamed(raw, name)
         return pass_through(service, name, request, raw, body)
 
-    routes.add_api_route("/v1/completions", engines_only, methods=["POST"])
-    routes.add_api_route("/v1/embeddings", engines_only, methods=["POST"])
+    # Plain routes: what FastAPI does around a handler of raw requests is for nothing, and costs a seventh of the whole.
+    routes.add_route("/v1/chat/completions", chat_completions, methods=["POST"])
+    routes.add_route("/v1/completions", engines_only, methods=["POST"])
+    routes.add_route("/v1/embeddings", engines_only, methods=["POST"])
     return routes
 
 

@@ -10,8 +10,9 @@ from typing import Any
 from local_fusion.config.limits import refuse_too_much
 from local_fusion.config.references import engines_of, named_by
 from local_fusion.core.chat import ChatRequest
-from local_fusion.core.model import Reply
+from local_fusion.core.model import ChatModel, Reply
 from local_fusion.errors import RequestError
+from local_fusion.fusion.bounded import Bounded
 from local_fusion.server.context import Context
 from local_fusion.server.exchange import Exchange
 from local_fusion.server.guard.bounds import refuse_long_members
@@ -104,9 +105,12 @@ def _consulting(
     refuse_long_members(made.fusion, config.fusions[made.name], config.server)
     refuse_too_much(config, made.name, made.fusion, 1)
     panel = runtime.fusion(made.name, made.fusion)
-    model = Consulting(runtime.model(name), panel, made.called, writes=service.is_engine(name))
+    most, writes = config.server.max_tokens, service.is_engine(name)
+    model = Consulting(runtime.model(name), panel, made.called, writes=writes, most_tokens=most)
+    budget = made.fusion.budget  # of all that is done for the request: the panel is only a part of that
+    asked: ChatModel = model if budget is None else Bounded(model, budget)
     needs = engines_of(config, name).union(*(engines_of(config, each) for _, each in named_by(made.fusion)))
-    exchange = service.converse(context, model, request, called=called, needs=needs, options=options, about=about)
+    exchange = service.converse(context, asked, request, called=called, needs=needs, options=options, about=about)
     exchange.progress = made.fusion.progress == "reasoning"
     return Asked(exchange, lambda _: model.result, made.called, panel.name)
 

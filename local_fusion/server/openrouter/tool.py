@@ -61,13 +61,14 @@ class Consulting:
     """`outer`, with `panel` at its disposal, for one request. `result` is what the panel found, once it was asked.
 
     `called`: what the client calls each member, by its label. `writes`: the outer model is an engine, and all its calls
-    are for the final answer.
+    are for the final answer. `most_tokens`: what a member of the panel may write.
     """
 
     outer: ChatModel
     panel: Panel
     called: Mapping[str, str]
     writes: bool = True
+    most_tokens: int | None = None
     result: dict[str, Any] | None = None
     _asked_by: str | None = None
     _report: FusionReport | None = None
@@ -159,9 +160,10 @@ class Consulting:
         # What the answer is to look like, and how long it may be, is the outer model's business.
         asked = ChatRequest(
             messages=_put(request.messages, call),
-            sampling=Sampling(seed=request.sampling.seed).apart("panel", 0),
+            sampling=Sampling(seed=request.sampling.seed).apart("panel", 0).capped(self.most_tokens),
             reasoning_effort=request.reasoning_effort,
             request_id=request.request_id,
+            depth=request.depth,
             priority=request.priority,
             spending=request.spending,
             described=True,

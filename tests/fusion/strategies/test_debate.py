@@ -216,7 +216,7 @@ async def test_a_moderator_that_fails_in_the_middle_is_an_error_not_a_mixture() 
 async def test_every_call_is_counted() -> None:
     panel = [Debater("a", "1", "3"), Debater("b", "2", GONE)]
     reply = await debate(*panel, max_rounds=2)
-    assert [(call.stage, call.model, call.error) for call in reply.calls] == [
+    assert [(call.stage, call.model, call.code) for call in reply.calls] == [
         ("panel", "a", None),
         ("panel", "b", None),
         ("panel", "b", GONE.code),

@@ -184,3 +184,10 @@ async def test_a_body_that_is_no_object(talk: Talk, raw: bytes) -> None:
     for path in ("/v1/messages", "/v1/messages/count_tokens"):
         answer = await talk.client.post(path, raw)
         assert (answer.status, answer.json()["error"]["type"]) == (400, "invalid_request_error")
+
+
+@pytest.mark.parametrize("turn", [[], "It is", [{"type": "text", "text": ""}]], ids=repr)
+async def test_an_answer_that_was_begun_to_no_question_is_refused(talk: Talk, turn: Any) -> None:
+    begun = [{"role": "system", "content": ""}, {"role": "assistant", "content": turn}]
+    error = await talk.refused(messages=begun)
+    assert (error["param"], "nothing to answer" in error["message"]) == ("messages", True)

@@ -98,6 +98,19 @@ async def test_an_error_in_the_middle_is_the_last_event() -> None:
     )
 
 
+async def test_what_the_ending_server_gives_up_ends_with_an_error() -> None:
+    talk = Talk()
+    talk.model.hangs = True
+    exchange = Exchange(talk.client.app, "POST", "/v1/messages", json.dumps(asked(stream=True)).encode())
+    await eventually(lambda: bool(talk.model.requests))
+    exchange.task.cancel()
+    await asyncio.wait({exchange.task})
+    name, told = events(exchange.text.splitlines())[-1]
+    assert (name, told["error"]["type"]) == ("error", "overloaded_error")
+    assert told["request_id"] == exchange.headers["request-id"]
+    assert exchange.sent[-1]["more_body"] is False
+
+
 @pytest.mark.parametrize("name", ["a", "one"])
 async def test_a_conversation_that_is_too_long_is_told_so_that_claude_code_compacts_it(name: str) -> None:
     talk = Talk(error=ContextTooLong("a: 5000 tokens, and the context has 4096", param="messages"))

@@ -70,8 +70,9 @@ async def test_without_a_key_that_is_good_no_path_tells_anything(server: Guarded
         assert answer.status == 401, path
         assert answer.header("www-authenticate") == "Bearer"
         kind = "authentication_error" if dialect == "anthropic" or path.startswith("/v1/messages") else None
-        assert answer.error["type"] == (kind or "invalid_request_error")
-        assert answer.error["code"] == "invalid_api_key"
+        told = answer.error["data"] if path == "/mcp" else answer.error
+        assert told["type"] == ("invalid_request_error" if path == "/mcp" else kind or "invalid_request_error")
+        assert told["code"] == "invalid_api_key"
         assert "with a valid API key only" in answer.error["message"]
         shown = answer.raw.decode() + str(answer.headers)
         assert not any(secret in shown for secret in ("lf-wrong", "lf-expired", "lf-alice", "bGYt"))

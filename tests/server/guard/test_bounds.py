@@ -125,24 +125,26 @@ def test_a_number_of_tokens_is_put_where_there_is_none() -> None:
 
 
 @pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
-@pytest.mark.parametrize("value", [101, 101.0, 10**30])
-def test_engines_are_asked_for_no_longer_answers(field: str, value: float) -> None:
+@pytest.mark.parametrize("value", [101, 101.0, 10**30, "101", " 1_01 "])
+def test_engines_are_asked_for_no_longer_answers_however_the_number_is_written(field: str, value: Any) -> None:
     with pytest.raises(RequestError) as refused:
-        passed({"model": "a", field: value}, max_tokens=100)
+        passed({"model": "a", "max_tokens": 5, field: value}, max_tokens=100)
     assert refused.value.param == field
 
 
 def test_engines_are_sent_no_longer_conversations_and_no_more_prompts() -> None:
     with pytest.raises(TooLarge, match="5 messages"):
         passed({"model": "a", "messages": TURNS}, max_messages=3)
-    for many in ({"n": 9}, {"prompt": ["x"] * 9}, {"prompt": ["x"] * 3, "n": 3}):
+    huge = {"prompt": ["x"] * 9, "n": int("9" * 4300)}
+    for many in ({"n": 9}, {"n": "9"}, {"n": 9.0}, {"prompt": ["x"] * 9}, {"prompt": ["x"] * 3, "n": 3}, huge):
         with pytest.raises(RequestError, match="one request may order 8"):
             passed({"model": "a", **many}, max_request_candidates=8)
     passed({"model": "a", "input": ["x"] * 9}, writes=False, max_request_candidates=8)
 
 
 def test_what_is_malformed_is_left_to_the_engine_to_refuse() -> None:
-    assert passed({"model": "a", "messages": "x", "max_tokens": "many"})["max_tokens"] == "many"
+    for most in (None, 100):
+        assert passed({"model": "a", "messages": "x", "max_tokens": "many"}, max_tokens=most)["max_tokens"] == "many"
 
 
 async def test_only_so_many_requests_are_worked_on_at_the_same_time() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import httpx2
 import pytest
-from mcp import Client
+from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
 
 from local_fusion.server.app import create_app
@@ -215,3 +215,16 @@ async def test_listing_counts_for_no_model(served: Served) -> None:
         await client.call_tool("list_fusions")
     async with aiohttp.ClientSession() as session, session.get(f"{served.url}/metrics") as response:
         assert 'model="stuck"' not in await response.text()
+
+
+async def test_what_the_server_refuses_is_told_as_the_protocol_has_it(served: Served, tmp_path: Path) -> None:
+    path = keyed(tmp_path, entry("alice", requests_per_minute=2))
+    with_options(served.runtime, api_keys_file=str(path))  # type: ignore[arg-type]
+    async with (
+        httpx2.AsyncClient(headers=bearer("alice")) as http,
+        Client(streamable_http_client(f"{served.url}/mcp", http_client=http), mode="auto") as client,
+    ):
+        with pytest.raises(MCPError, match="2 requests a minute") as refused:  # noqa: PT012
+            for _ in range(3):
+                await client.call_tool("list_fusions")
+    assert refused.value.error.data["code"] == "rate_limit_exceeded"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from local_fusion.core.chat import ChatRequest, ToolCall
+from local_fusion.core.metered import Metered
 from local_fusion.core.model import Choice, Emit, Reply, unheard
 from local_fusion.errors import EngineUnavailable
 from local_fusion.server.openrouter.tool import NAME
@@ -152,6 +153,16 @@ class _Consults(Scripted):
         call = ToolCall("call_1", NAME, "{}")
         self.choices = [Choice("All agree: even.")] if asked else [Choice("", "tool_calls", (call,))]
         return await super().answer(request, emit)
+
+
+async def test_a_budget_binds_the_model_with_the_panel_that_it_consults(runtime: ControlledRuntime) -> None:
+    models = {**runtime.models, "writer": _Consults("writer")}
+    runtime.models = {name: Metered(model) if isinstance(model, Scripted) else model for name, model in models.items()}
+    asked = ask(asking_of(runtime), "google/gemini-3", tools=[TOOL], fusion={"budget": {"calls": 2}})
+    told = answer_of(await asked)  # writer and panel; then there are no more calls for the writer
+    assert len(told["usage"]["fusion"]["calls"]) == 2
+    assert told["fusion"]["budget"] == {"spent": "calls", "limit": 2, "used": 2}
+    assert told["choices"][0]["message"]["content"] == "answer of a"
 
 
 async def test_the_servers_tool_is_run_by_the_server_and_the_client_sees_the_answer(

@@ -100,6 +100,19 @@ async def test_a_panel_is_asked_and_its_result_is_the_tools() -> None:
     )
 
 
+async def test_members_write_no_more_than_one_answer_may_have() -> None:
+    asked = court(calling(CONSULT), Choice("So."))
+    asked.model.most_tokens = 7
+    await asked.asked()
+    assert [request.sampling.max_tokens for request in (*asked.a.requests, *asked.b.requests)] == [7, 7]
+
+
+async def test_the_panel_stands_as_deep_as_the_request() -> None:
+    asked = court(calling(CONSULT), Choice("So."))
+    await asked.asked(depth=2)
+    assert {request.depth for request in (*asked.a.requests, *asked.judge.requests)} == {2}
+
+
 async def test_the_panel_reads_the_conversation_and_what_the_model_wants_to_know() -> None:
     asked = court(calling(CONSULT), Choice("So."))
     await asked.asked(sampling=Sampling(max_tokens=50, stop="x"), tools=(WEATHER,))

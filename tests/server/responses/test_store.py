@@ -42,8 +42,8 @@ async def test_a_response_comes_back_as_it_was_put(store: Store) -> None:
     await store.put("me", response("r1"), [question("q1")], AMPLE)
     assert await store.get("me", "r1") == response("r1")
     assert await store.conversation("me", "r1", with_output=False) == [question("q1")]
-    assert await store.item("me", "q1") == question("q1")
-    assert await store.item("me", "msg_r1") == response("r1")["output"][0]
+    known = {"q1": question("q1"), "msg_r1": response("r1")["output"][0]}
+    assert await store.items("me", ["q1", "msg_r1", "q1", "nobody", "msg_r2"], 1000) == known
 
 
 async def test_to_others_it_is_not_there(store: Store) -> None:
@@ -51,7 +51,7 @@ async def test_to_others_it_is_not_there(store: Store) -> None:
     for other in ("you", ""):
         assert await store.get(other, "r1") is None
         assert await store.conversation(other, "r1") is None
-        assert await store.item(other, "q1") is None
+        assert await store.items(other, ["q1"], 1000) == {}
         assert not await store.delete(other, "r1")
     assert await store.get("me", "r1") is not None
 
@@ -80,7 +80,7 @@ async def test_what_goes_on_from_a_deleted_response_cannot_be_told_whole(store: 
     assert not await store.delete("me", "r1")
     assert await store.conversation("me", "r2") is None
     assert await store.get("me", "r2") is not None
-    assert await store.item("me", "q1") is None
+    assert await store.items("me", ["q1"], 1000) == {}
 
 
 async def test_what_is_deleted_is_gone_from_the_disk(store: Store) -> None:

@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import httpx
+import openai
 import pytest
 
 from local_fusion.core.chat import ChatRequest, ToolCall
@@ -91,6 +94,28 @@ async def test_what_breaks_off_is_an_error_and_a_response_that_failed() -> None:
     stream = await server(a=dying).ask("6 times 7?", "a", stream=True)
     compare("broken_off", stream.text)
     assert stream.status == 200
+
+
+async def test_what_the_ending_server_gives_up_is_told_so_that_the_official_client_raises() -> None:
+    asked = server(a=Scripted("a", hangs=True))
+    body = b'{"model": "one", "input": "6 times 7?", "stream": true}'
+    exchange = Exchange(asked.asking.app, "POST", PATH, body)
+    await eventually(lambda: bool(asked.models["a"].requests))
+    exchange.task.cancel()
+    await asyncio.wait({exchange.task})
+    told = events_of(exchange.text)
+    assert [event["type"] for event in told[-2:]] == ["error", "response.failed"]
+    assert [event["sequence_number"] for event in told] == list(range(len(told)))
+    assert exchange.sent[-1]["more_body"] is False
+    assert asked.models["a"].cancelled == 1
+    wire = httpx.Response(200, headers=exchange.headers, text=exchange.text)
+    transport = httpx.MockTransport(lambda _: wire)
+    with (
+        openai.OpenAI(api_key="none", http_client=httpx.Client(transport=transport)) as client,
+        pytest.raises(openai.APIError, match="the server is stopping"),
+        client.responses.stream(model="one", input="6 times 7?") as stream,
+    ):
+        stream.until_done()
 
 
 async def test_a_conversation_too_long_is_the_callers_fault_in_a_stream_too() -> None:

@@ -12,7 +12,6 @@ from local_fusion.core.model import Choice, Reply
 from local_fusion.server.exchange import Exchange, calls_of
 from local_fusion.server.openai.responses.items import RESULT, Item
 from local_fusion.server.openai.responses.schema import JsonSchema, ResponsesRequest
-from local_fusion.server.openai.responses.tools import checked_tools
 
 PREFIX = "resp_"
 INCOMPLETE: dict[str, str] = {"length": "max_output_tokens", "content_filter": "content_filter"}
@@ -50,9 +49,9 @@ class Rendering:
         reply = await self.exchange.reply()
         return self.ended(reply, self._output(reply))
 
-    def begun(self, output: Sequence[Item] = ()) -> dict[str, Any]:
+    def begun(self) -> dict[str, Any]:
         """The response while it is being made."""
-        return self._response("in_progress", output)
+        return self._response("in_progress", ())
 
     def ended(self, reply: Reply, output: Sequence[Item]) -> dict[str, Any]:
         """The response of which `output` is all."""
@@ -138,7 +137,7 @@ class Rendering:
             "temperature": asked.temperature,
             "text": {"format": formatted},
             "tool_choice": asked.tool_choice if asked.tool_choice is not None else "auto",
-            "tools": [tool.to_response() for tool in checked_tools(asked.tools)],
+            "tools": [tool.to_response() for tool in asked.checked_tools],
             "top_logprobs": 0,
             "top_p": asked.top_p,
             "truncation": "disabled",

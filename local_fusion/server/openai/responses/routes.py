@@ -14,6 +14,7 @@ from local_fusion.config.server import ResponsesConfig
 from local_fusion.errors import LocalFusionError, NotFound, RequestError, SetupError, TooLarge, UnknownResponse
 from local_fusion.server import sse
 from local_fusion.server.context import Context, context_of
+from local_fusion.server.guard.bounds import refuse_many_messages
 from local_fusion.server.media import check_media_url
 from local_fusion.server.openai.responses.conversation import Conversation
 from local_fusion.server.openai.responses.items import REFERENCE, Item, read_items
@@ -40,6 +41,8 @@ def responses_routes(service: Service) -> APIRouter:
     async def read(context: Context, asked: ResponsesRequest) -> tuple[list[Item], Conversation]:
         """The items of the input, and the conversation that they go on."""
         settings = service.runtime.config.server
+        if isinstance(asked.input, list):
+            refuse_many_messages(len(asked.input), settings)  # before each of them is looked at
         items = read_items(
             asked.input, f"{context.request_id}_in", lambda url, path: check_media_url(url, path, settings)
         )
@@ -100,6 +103,7 @@ def responses_routes(service: Service) -> APIRouter:
         _, conversation = await read(context, asked)
         service.door.check()
         counted = asked.to_request(tuple(conversation.messages), context.request_id)
+        refuse_many_messages(len(counted.messages), service.runtime.config.server)
         room = await sse.unless_gone(request.receive, service.runtime.model(name).measure(counted))
         return {"object": "response.input_tokens", "input_tokens": room.tokens}
 
@@ -213,18 +217,22 @@ class Kept:
     async def resolved(self, context: Context, items: list[Item]) -> list[Item]:
         """The items, with those that were referred to in their places.
 
-        Raises `RequestError` for references to what is not there.
+        Raises `RequestError` for references to what is not there, and `TooLarge` for more than one request may carry.
         """
+        names = [item["id"] for item in items if item["type"] == REFERENCE]
+        if not names:
+            return items
+        most = self.service.runtime.config.server.max_body_bytes
+        known = await self.store().items(context.caller.name, names, most)
         found = []
         for number, item in enumerate(items):
             if item["type"] == REFERENCE:
-                known = await self.store().item(context.caller.name, item["id"])
-                if known is None:
+                if item["id"] not in known:
                     path = f"input[{number}].id"
                     raise RequestError(
                         f"'{path}': there is no item '{item['id'][:80]}' (any more)", param=path, hint="send it whole"
                     )
-                item = known
+                item = known[item["id"]]
             found.append(item)
         return found
 

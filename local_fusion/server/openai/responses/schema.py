@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, field_validator
@@ -12,7 +13,7 @@ from local_fusion.core.sampling import Sampling
 from local_fusion.errors import RequestError
 from local_fusion.server.bodies import priority_of
 from local_fusion.server.fields import Part, by_type, checked
-from local_fusion.server.openai.responses.tools import checked_tools, chosen
+from local_fusion.server.openai.responses.tools import Tool, checked_tools, chosen
 from local_fusion.server.openrouter.schema import OpenRouterFields
 from local_fusion.server.options import Options
 
@@ -124,7 +125,15 @@ class ResponsesRequest(Sampling, OpenRouterFields):
             raise ValueError("at most 4 stops")
         return value
 
-    @property
+    @cached_property
+    def checked_tools(self) -> list[Tool]:
+        """The tools, checked once however often they are told.
+
+        Raises `RequestError`.
+        """
+        return checked_tools(self.tools)
+
+    @cached_property
     def text_format(self) -> TextFormat | JsonSchema:
         """The shape that the answer's text is to have."""
         given = self.text.format if self.text is not None else None
@@ -152,7 +161,7 @@ class ResponsesRequest(Sampling, OpenRouterFields):
         sampling = Sampling.of(self)
         if self.max_output_tokens is not None:
             sampling = sampling.with_fields(max_tokens=self.max_output_tokens)
-        tools, choice = chosen(checked_tools(self.tools), self.tool_choice)
+        tools, choice = chosen(self.checked_tools, self.tool_choice)
         shape = self.text_format
         plain = None if shape.type == "text" else {"type": shape.type}
         return ChatRequest(

@@ -174,16 +174,33 @@ class Store:
 
         return await self._do(read)
 
-    async def item(self, owner: str, name: str) -> Item | None:
-        """The newest item called `name` in a response of `owner`."""
+    async def items(self, owner: str, names: Sequence[str], most_bytes: int) -> dict[str, Item]:
+        """The newest item of each of these names in responses of `owner`, up to the first name of which there is none.
 
-        def read(base: sqlite3.Connection) -> Item | None:
-            row = base.execute(
-                "SELECT items.value FROM items JOIN responses ON responses.id = response "
-                "WHERE items.id = ? AND owner = ? ORDER BY used DESC LIMIT 1",
-                (name, owner),
-            ).fetchone()
-            return json.loads(row[0]) if row is not None else None
+        Raises `TooLarge` where they have more than `most_bytes`, each counted as often as it is named.
+        """
+        newest = (
+            "SELECT items.value FROM items JOIN responses ON responses.id = response "
+            "WHERE items.id = ? AND owner = ? ORDER BY used DESC LIMIT 1"
+        )
+
+        def read(base: sqlite3.Connection) -> dict[str, Item]:
+            found: dict[str, Item] = {}
+            sizes: dict[str, int] = {}
+            total = 0
+            for name in names:
+                if name not in found:
+                    row = base.execute(newest, (name, owner)).fetchone()
+                    if row is None:
+                        break
+                    found[name], sizes[name] = json.loads(row[0]), len(row[0].encode())
+                total += sizes[name]
+                if total > most_bytes:
+                    raise TooLarge(
+                        f"the items that are referred to have more than {most_bytes} bytes",
+                        hint="raise server.max_body_bytes, or refer to fewer items",
+                    )
+            return found
 
         return await self._do(read)
 

@@ -51,8 +51,9 @@ class ResponseStream:
 
         Raises what the model raises: `failed` tells it.
         """
-        yield self._event("response.created", response=self.rendering.begun())
-        yield self._event("response.in_progress", response=self.rendering.begun())
+        begun = self.rendering.begun()
+        yield self._event("response.created", response=begun)
+        yield self._event("response.in_progress", response=begun)
         if self.panel is not None and not self.panel.source:
             for piece in self._panel_begins(self.panel):
                 yield piece

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from local_fusion.errors import RequestError
-from local_fusion.server.fields import Part, by_type, checked, listed
+from local_fusion.server.fields import MOST_TOOLS, Part, by_type, checked, listed
 from local_fusion.server.openrouter.schema import TOOL as FUSION
 
 _HOSTED = "a tool that OpenAI runs, and nothing runs it here; give the model a function to call instead"
@@ -108,7 +108,7 @@ def checked_tools(tools: Any) -> list[Tool]:
     """
     kinds: dict[str, type[Part]] = {"function": FunctionTool, FUSION: PanelTool}
     found: list[Tool] = []
-    for number, given in enumerate(listed(tools, "tools") if tools is not None else []):
+    for number, given in enumerate(listed(tools, "tools", MOST_TOOLS) if tools is not None else []):
         tool = by_type(kinds, given, f"tools[{number}]", _NOT_HERE)
         assert isinstance(tool, FunctionTool | PanelTool)
         found.append(tool)
