@@ -13,7 +13,7 @@ from local_fusion.errors import RequestError
 M = TypeVar("M", bound=BaseModel)
 
 MOST_TOOLS = 1024  # of a request: each is read by the model, and more than a few hundred fit no context
-_LONGEST_SHOWN = 200  # of a path: names of fields may be as long as a request
+LONGEST_SHOWN = 200  # of a path: names of fields may be as long as a request
 
 
 class Part(BaseModel):
@@ -28,7 +28,7 @@ def checked(kind: type[M], value: Any, path: str = "") -> M:
     Raises `RequestError` for the first field that is unknown or has a bad value.
     """
     if not isinstance(value, Mapping):
-        raise RequestError(f"'{path}' must be an object, not {_shown(value)}", param=path)
+        raise RequestError(f"'{path}' must be an object, not {shown(value)}", param=path)
     try:
         return kind.model_validate(value)
     except ValidationError as error:
@@ -41,7 +41,7 @@ def by_type(kinds: Mapping[str, type[Part]], value: Any, path: str, elsewhere: M
     Raises `RequestError`.
     """
     if not isinstance(value, Mapping):
-        raise RequestError(f"'{path}' must be an object, not {_shown(value)}", param=path)
+        raise RequestError(f"'{path}' must be an object, not {shown(value)}", param=path)
     found = value.get("type")
     if isinstance(found, str) and found in kinds:
         return checked(kinds[found], value, path)
@@ -49,7 +49,7 @@ def by_type(kinds: Mapping[str, type[Part]], value: Any, path: str, elsewhere: M
         raise RequestError(f"'{path}.type' is missing", param=f"{path}.type")
     reason = elsewhere.get(found, "") if isinstance(found, str) else ""
     told = f": {reason}" if reason else f", which is none of {', '.join(kinds)}"
-    raise RequestError(f"'{path}.type' is {_shown(found)}{told}", param=f"{path}.type")
+    raise RequestError(f"'{path}.type' is {shown(found)}{told}", param=f"{path}.type")
 
 
 def listed(value: Any, path: str, most: int | None = None) -> list[Any]:
@@ -58,7 +58,7 @@ def listed(value: Any, path: str, most: int | None = None) -> list[Any]:
     Raises `RequestError`.
     """
     if not isinstance(value, list):
-        raise RequestError(f"'{path}' must be a list, not {_shown(value)}", param=path)
+        raise RequestError(f"'{path}' must be a list, not {shown(value)}", param=path)
     if most is not None and len(value) > most:
         raise RequestError(f"'{path}' has {len(value):,} entries, and {most:,} are taken", param=path)
     return value
@@ -70,7 +70,7 @@ def _bad_field(kind: type[BaseModel], path: str, error: ValidationError) -> Requ
     location = [part for part in first["loc"] if not _is_branch(part)]
     for part in location:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
-    path = path[:_LONGEST_SHOWN]
+    path = path[:LONGEST_SHOWN]
     if first["type"] == "extra_forbidden":
         near = get_close_matches(str(location[-1])[:64], _names(kind), 1) if len(location) == 1 else []
         meant = f"; did you mean '{near[0]}'?" if near else ""
@@ -78,7 +78,7 @@ def _bad_field(kind: type[BaseModel], path: str, error: ValidationError) -> Requ
     if first["type"] == "missing":
         return RequestError(f"'{path}' is missing", param=path)
     said = str(first["msg"]).removeprefix("Value error, ")
-    return RequestError(f"'{path}': {said}, got {_shown(first['input'])}", param=path)
+    return RequestError(f"'{path}': {said}, got {shown(first['input'])}", param=path)
 
 
 def _names(kind: type[BaseModel]) -> list[str]:
@@ -90,6 +90,7 @@ def _is_branch(part: int | str) -> bool:
     return isinstance(part, str) and (part == "str" or part.startswith(("list[", "literal[")))
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A bad value, as far as an error repeats it."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}…"

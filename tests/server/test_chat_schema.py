@@ -348,3 +348,10 @@ def test_a_bad_field_is_refused_by_name(change: dict[str, Any], param: str, says
     assert refused.value.param == param
     assert says in str(refused.value)
     assert len(refused.value.message) < 400
+
+
+def test_an_error_repeats_only_the_beginning_of_a_long_name() -> None:
+    with pytest.raises(RequestError) as refused:
+        parse_chat({"model": "one", "messages": [{"role": "user", "content": "Hi"}], "x" * 100_000: 1})
+    assert refused.value.param == "x" * 200
+    assert len(refused.value.message) < 300

@@ -148,6 +148,8 @@ class Guard:
         context.depth = _depth(said[_DEPTH], settings)
         if path in OPEN:
             return None
+        if method == "GET" and path == "/mcp":
+            return None  # a session that listens is no work; connections bound how many there are
         if self.access.running >= settings.max_requests:
             raise TooMany(
                 f"the server works on {settings.max_requests} requests already",

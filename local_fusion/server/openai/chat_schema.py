@@ -12,8 +12,9 @@ from local_fusion.core.chat import ChatRequest
 from local_fusion.core.sampling import Sampling
 from local_fusion.errors import RequestError
 from local_fusion.server.bodies import priority_of
+from local_fusion.server.fields import Part
 from local_fusion.server.media import check_media_url
-from local_fusion.server.openai.messages import ChatMessage, ContentPart, Part
+from local_fusion.server.openai.messages import ChatMessage, ContentPart
 from local_fusion.server.openai.problems import bad_field
 from local_fusion.server.openai.tools import Tool, ToolChoice, check_tools, chosen
 from local_fusion.server.openrouter.schema import OpenRouterFields

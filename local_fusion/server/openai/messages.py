@@ -5,16 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from local_fusion.core.chat import Image, Message, ToolCall
 from local_fusion.errors import RequestError
-
-
-class Part(BaseModel):
-    """A part of a request; fields that it does not know are errors."""
-
-    model_config = ConfigDict(extra="forbid")
+from local_fusion.server.fields import Part
 
 
 class _ImageUrl(Part):

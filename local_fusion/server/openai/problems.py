@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from local_fusion.errors import RequestError
+from local_fusion.server.fields import LONGEST_SHOWN, shown
 
 CHOICE = "ToolChoice"  # the class of what `tool_choice` may be beside a word
 _ENGINES = "are answered by engines: use an engine's name as model"
@@ -60,6 +61,7 @@ def bad_field(kind: type[BaseModel], error: ValidationError) -> RequestError:
     path = ""
     for part in location:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
+    path = path[:LONGEST_SHOWN]
     name = str(location[-1]) if location else ""
     value = first["input"]
     if location and (reason := _why_not(path, name, value)):
@@ -67,10 +69,10 @@ def bad_field(kind: type[BaseModel], error: ValidationError) -> RequestError:
     if unknown:
         near = get_close_matches(name[:64], kind.model_fields, 1) if len(location) == 1 else []
         meant = f"; did you mean '{near[0]}'?" if near else ""
-        return RequestError(f"unknown field '{path[:200]}': a fusion does not know it{meant}", param=path)
+        return RequestError(f"unknown field '{path}': a fusion does not know it{meant}", param=path)
     if first["type"] == "missing":
         return RequestError(f"'{path}' is missing", param=path)
-    return RequestError(f"'{path}': {first['msg'].removeprefix('Value error, ')}, got {_shown(value)}", param=path)
+    return RequestError(f"'{path}': {first['msg'].removeprefix('Value error, ')}, got {shown(value)}", param=path)
 
 
 def _why_not(path: str, name: str, value: Any) -> str | None:
@@ -82,8 +84,3 @@ def _why_not(path: str, name: str, value: Any) -> str | None:
 def _is_branch(part: int | str) -> bool:
     """Whether a part of an error's location names a branch of a union, not a field."""
     return isinstance(part, str) and (part in ("str", CHOICE) or part.startswith(("list[", "literal[")))
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}…"

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from local_fusion.errors import RequestError
-from local_fusion.server.openai.messages import Part
+from local_fusion.server.fields import Part
 from local_fusion.server.openrouter.schema import TOOL as FUSION
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -160,6 +161,33 @@ async def test_a_bad_field_is_named(talk: Talk, wrong: dict[str, Any], param: st
     error = await talk.refused(**wrong)
     assert error["param"] == param, error
     assert len(error["message"]) < 600
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
+@pytest.mark.parametrize(
+    "messages",
+    [[{"role": "wizard"}] * 4097, user(*({"type": "tool_result", "tool_use_id": "t"} for _ in range(4097)))],
+    ids=["messages", "results"],
+)
+async def test_a_conversation_of_too_many_messages_is_not_asked(talk: Talk, path: str, messages: Any) -> None:
+    more = {"max_tokens": None} if path.endswith("count_tokens") else {}
+    answer = await talk.post(path, messages=messages, **more)
+    assert (answer.status, answer.json()["error"]["type"]) == (413, "request_too_large")
+    assert not talk.model.requests
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"x" * 100_000: 1},
+        {"tools": [WEATHER], "tool_choice": {"type": "tool", "name": "x" * 100_000}},
+        {"tools": [{**WEATHER, "name": "x" * 128}] * 1000, "tool_choice": {"type": "tool", "name": "x"}},
+        {"tools": [WEATHER] * 1025},
+    ],
+    ids=["field", "choice", "offered", "tools"],
+)
+async def test_errors_are_short_whatever_is_sent(talk: Talk, wrong: dict[str, Any]) -> None:
+    assert len(json.dumps(await talk.refused(**wrong))) < 1000
 
 
 async def test_what_is_unknown_is_told_with_the_nearest_name(talk: Talk) -> None:

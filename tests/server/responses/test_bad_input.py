@@ -195,6 +195,31 @@ async def test_what_is_asked_reaches_the_model() -> None:
     assert asked.models["a"].requests[2].tool_choice is None
 
 
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"x" * 100_000: 1}, "x" * 200),
+        ({"metadata": {"x" * 100_000: "y"}}, f"metadata.{'x' * 191}"),
+        ({"input": [{"role": "user", "content": "Hi", "x" * 100_000: 1}]}, f"input[0].{'x' * 191}"),
+        ({"tools": [WEATHER] * 1025}, "tools"),
+    ],
+    ids=["field", "metadata", "inner", "tools"],
+)
+async def test_errors_are_short_whatever_is_sent(change: dict[str, Any], param: str) -> None:
+    answer = await server().asking.post(PATH, {"model": "one", "input": "Hi", **change})
+    assert (answer.status, answer.json()["error"]["param"]) == (400, param)
+    assert len(answer.text) < 1000
+
+
+@pytest.mark.parametrize("path", [PATH, f"{PATH}/input_tokens"])
+async def test_a_conversation_of_too_many_messages_is_not_looked_at(path: str) -> None:
+    asked = server()
+    answer = await asked.asking.post(path, {"model": "one", "input": [{"role": "wizard"}] * 4097})
+    assert answer.status == 413
+    assert "server.max_messages" in answer.json()["error"]["message"]
+    assert not asked.models["a"].requests
+
+
 async def test_a_body_that_is_no_object_of_json_is_told() -> None:
     asking = server().asking
     tool = b'{"model": "one", "input": "Hi", "tools": [{"type": "function", "name": "f", "parameters": {"x": %s}}]}'

@@ -240,9 +240,12 @@ async def test_a_conversation_that_has_grown_larger_than_a_request_is_told() -> 
     runtime = replace(asked.runtime, config=Config.model_validate(config))
     small = Server(runtime, asked.models, Asking(app_over(runtime)))
     first = await small.said("x" * 1500)
-    answer = await small.ask("Why?", previous_response_id=first["id"])
-    assert answer.status == 413
-    assert "max_body_bytes" in answer.json()["error"]["message"]
+    item = (await small.asking.get(f"{PATH}/{first['id']}/input_items")).json()["data"][0]
+    for more in ({"given": "Why?", "previous_response_id": first["id"]}, {"given": [{"id": item["id"]}] * 30}):
+        answer = await small.ask(**more)
+        assert answer.status == 413
+        assert "max_body_bytes" in answer.json()["error"]["message"]
+    assert len(small.models["a"].requests) == 1
 
 
 async def test_tokens_are_counted_of_all_that_would_be_read() -> None:

@@ -100,6 +100,13 @@ async def test_a_conversation_larger_than_a_request_is_not_read(store: Store) ->
         await store.conversation("me", "r2", 1000)
 
 
+async def test_items_count_as_often_as_they_are_named(store: Store) -> None:
+    await store.put("me", response("r1"), [question("q1", "x" * 400)], AMPLE)
+    assert (await store.items("me", ["q1"], 1000)).keys() == {"q1"}
+    with pytest.raises(TooLarge, match="more than 1000 bytes"):
+        await store.items("me", ["q1", "q1", "q1"], 1000)
+
+
 async def test_what_nobody_went_on_from_for_too_long_goes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     limits = Limits(keep_seconds=100, most_bytes=1_000_000)
     at(monkeypatch, 1000)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import openai
 import pytest
 
@@ -108,10 +108,10 @@ async def test_what_the_ending_server_gives_up_is_told_so_that_the_official_clie
     assert [event["sequence_number"] for event in told] == list(range(len(told)))
     assert exchange.sent[-1]["more_body"] is False
     assert asked.models["a"].cancelled == 1
-    wire = httpx.Response(200, headers=exchange.headers, text=exchange.text)
-    transport = httpx.MockTransport(lambda _: wire)
+    wire = httpx2.Response(200, headers=exchange.headers, text=exchange.text)
+    transport = httpx2.MockTransport(lambda _: wire)
     with (
-        openai.OpenAI(api_key="none", http_client=httpx.Client(transport=transport)) as client,
+        openai.OpenAI(api_key="none", http_client=httpx2.Client(transport=transport)) as client,
         pytest.raises(openai.APIError, match="the server is stopping"),
         client.responses.stream(model="one", input="6 times 7?") as stream,
     ):
