@@ -30,6 +30,7 @@ from benchmarks.streaming import Burst, Way, streams
 FIRST_MS = 5.0
 THROUGHPUT = 0.95
 TIMES_LESS = 5.0
+_REST_SECONDS, _LOOK_SECONDS = 20.0, 0.25
 DIRECT, OURS, THEIRS = "direct", "local-fusion", "LiteLLM proxy"
 
 
@@ -67,10 +68,10 @@ class Side:
         bodies = [body(number) | {"max_tokens": level.tokens} for number in range(level.requests)]
         if not level.paced:
             bodies = [each | {"user": "unpaced"} for each in bodies]
-        before = self._cpu_seconds()
+        before = self.cpu_seconds()
         burst = await streams(self.way, bodies, level.at_once, mark=mark, tokens=level.tokens)
         self.bursts.setdefault(level, []).append(burst)
-        self.cpu.setdefault(level, []).append(self._cpu_seconds() - before)
+        self.cpu.setdefault(level, []).append(self.cpu_seconds() - before)
 
     def first_ms(self, level: Level, share: float = 0.5) -> float:
         """Milliseconds to the first token, over all bursts: the median, or so high a quantile."""
@@ -86,7 +87,8 @@ class Side:
         used = zip(self.cpu[level], self.bursts[level], strict=True)
         return 1e6 * median(seconds / burst.tokens for seconds, burst in used)
 
-    def _cpu_seconds(self) -> float:
+    def cpu_seconds(self) -> float:
+        """Processor time of the process in between so far."""
         if self.process is None:
             return 0.0
         times = self.process.cpu_times()
@@ -104,6 +106,7 @@ async def measure_overhead(folder: Path, repeat: int, tell: Tell, *, real: bool 
             for level in levels:
                 turned = number % len(sides)
                 for side in (*sides[turned:], *sides[:turned]):
+                    await _at_rest(sides)
                     await side.measure(level, body, mark)
                 told = ", ".join(
                     f"{side.way.name} {1000 * median(side.bursts[level][-1].first):.2f} ms"
@@ -112,6 +115,17 @@ async def measure_overhead(folder: Path, repeat: int, tell: Tell, *, real: bool 
                 )
                 tell(f"overhead {number + 1}/{repeat}, {level.name}: {told}")
         return _figures(sides, levels, "SmolLM2 on vLLM" if real else "a paced engine")
+
+
+async def _at_rest(sides: list[Side]) -> None:
+    """Wait until no server works any more on what it was asked before: they share a core."""
+    deadline = asyncio.get_running_loop().time() + _REST_SECONDS
+    before: list[float] = []
+    while (now := [side.cpu_seconds() for side in sides]) != before:
+        if asyncio.get_running_loop().time() > deadline:
+            return
+        before = now
+        await asyncio.sleep(_LOOK_SECONDS)
 
 
 def _figures(sides: list[Side], levels: tuple[Level, ...], over: str) -> list[Figure]:
