@@ -70,8 +70,8 @@ def engine_command(
 
     `python` is the interpreter that has vLLM; `environ` is passed on without secrets and without what would overrule
     the placement. Threads of a CPU engine are bound to `placement.cores`; with no cores named, vLLM chooses. With
-    `sleeps` it can be told to sleep (by default where that is what the placement does to make room). Media it fetches of
-    `media_domains` only, without following redirects.
+    `sleeps` it can be told to sleep (by default where that is what the placement does to make room). It fetches media
+    from `media_domains` only, and follows no redirects.
     """
     if sleeps is None:
         sleeps = placement.asleep in ("level 1", "level 2")
