@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 import typer
 
 from local_fusion import __version__
+from local_fusion.cli.key_commands import keys_app
+from local_fusion.cli.options import ConfigOption, GpusOption, JsonOption, PlotOption
 from local_fusion.errors import LocalFusionError
 
 # Each command imports what it needs when it runs: `--help` and errors come at once.
@@ -23,33 +25,9 @@ app = typer.Typer(
 )
 models_app = typer.Typer(no_args_is_help=True, help="Checkpoints on this machine.")
 app.add_typer(models_app, name="models")
-keys_app = typer.Typer(no_args_is_help=True, help="API keys: who may use a server, and how much.")
 app.add_typer(keys_app, name="keys")
 
 INTERRUPTED = 130
-
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option("-c", "--config", help="Configuration file. Default: ./local-fusion.yaml, else the embedded demo."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-GpusOption = Annotated[
-    str | None,
-    typer.Option(
-        "--gpus",
-        metavar="SPEC",
-        help="Plan for this rig instead of this machine: 4x24GiB,1x48GiB or 2xRTX4090,ram=256GiB or cpu:64GiB.",
-    ),
-]
-KeysFileOption = Annotated[
-    Path | None, typer.Option("--file", help="File of keys. Default: the configuration's server.api_keys_file.")
-]
-ExpiresOption = Annotated[
-    str | None, typer.Option(metavar="TIME", help="From when on it is good no more: 2027-01-31, or 90d from now.")
-]
-PlotOption = Annotated[
-    Path | None, typer.Option("--plot", help="Draw it into this file, a .png or .svg.", dir_okay=False)
-]
 
 
 def _show_version(wanted: bool) -> None:
@@ -305,78 +283,6 @@ def models_pull(
     from local_fusion.cli.models import run_pull
 
     run_pull(names or [], config, config_only=config_only)
-
-
-@keys_app.command("create")
-def keys_create(
-    name: Annotated[str, typer.Argument(help="Whose key it is: logs and lists show the name.")],
-    role: Annotated[
-        str, typer.Option(help="user asks models; admin also controls engines, reads metrics and traces.")
-    ] = "user",
-    model: Annotated[
-        list[str] | None, typer.Option("--model", help="Fusion or model it may ask, `*` for any part. Default: all.")
-    ] = None,
-    requests_per_minute: Annotated[int | None, typer.Option(min=1, help="Most requests a minute.")] = None,
-    tokens_per_minute: Annotated[
-        int | None, typer.Option(min=1, help="Most tokens a minute, read and written by all engines for its requests.")
-    ] = None,
-    concurrent_requests: Annotated[int | None, typer.Option(min=1, help="Most requests at the same time.")] = None,
-    expires: ExpiresOption = None,
-    config: ConfigOption = None,
-    file: KeysFileOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Make an API key and print it, this once. A running server takes it within two seconds."""
-    from local_fusion.cli.keys import Where, run_create
-
-    run_create(
-        Where(config, file),
-        name,
-        models=model or [],
-        expires=expires,
-        as_json=as_json,
-        role=role,
-        requests_per_minute=requests_per_minute,
-        tokens_per_minute=tokens_per_minute,
-        concurrent_requests=concurrent_requests,
-    )
-
-
-@keys_app.command("list")
-def keys_list(config: ConfigOption = None, file: KeysFileOption = None, as_json: JsonOption = False) -> None:
-    """Every key's name, rights and limits; never a key."""
-    from local_fusion.cli.keys import Where, run_list
-
-    run_list(Where(config, file), as_json=as_json)
-
-
-@keys_app.command("rotate")
-def keys_rotate(
-    name: Annotated[str, typer.Argument(help="Whose key is replaced.")],
-    grace: Annotated[
-        str, typer.Option(metavar="TIME", help="How long the key before stays good: 24h, 30m, 0.")
-    ] = "24h",
-    expires: ExpiresOption = None,
-    config: ConfigOption = None,
-    file: KeysFileOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Make another key for a name and print it, this once; both are good for a while. Limits are those of the name."""
-    from local_fusion.cli.keys import Where, run_rotate
-
-    run_rotate(Where(config, file), name, grace=grace, expires=expires, as_json=as_json)
-
-
-@keys_app.command("revoke")
-def keys_revoke(
-    name: Annotated[str, typer.Argument(help="Whose key is taken away.")],
-    config: ConfigOption = None,
-    file: KeysFileOption = None,
-) -> None:
-    """Take a key away; a running server knows within two seconds."""
-    from local_fusion.cli.keys import Where, run_revoke
-
-    run_revoke(Where(config, file), name)
 
 
 def main() -> None:
