@@ -361,9 +361,11 @@ class Scheduler:
             raise gone(name)
 
     def _has_room(self, name: str, residents: Collection[str]) -> bool:
+        awake = {*residents, *(swap.target for swap in self._mover.swaps)}  # or about to be
+
         def held(device: int) -> int:
             return sum(
-                footprint.awake_bytes if each in residents else self._mover.holds(each)
+                footprint.awake_bytes if each in awake else self._mover.holds(each)
                 for each, footprint in self._footprints.items()
                 if device in footprint.devices
             )

@@ -79,6 +79,16 @@ async def test_engines_that_come_are_started_where_there_is_room_beside_those_th
 
 
 @virtual
+async def test_room_that_another_engine_is_about_to_take_is_no_room() -> None:
+    async with machine(TWO, awake=[]) as rig:
+        for name in ("c", "d"):
+            come(rig, name, takes(6))
+            rig.scheduler.start_beside([name], {name})
+        assert await rig.call("b") == 20.0 + 1.0 + 20.0
+        assert rig.states() == {"a": "stopped", "b": "awake", "c": "asleep", "d": "stopped"}
+
+
+@virtual
 async def test_an_engine_that_is_in_the_way_though_it_need_not_be_awake_is_left_in_peace_until_somebody_calls() -> None:
     async with machine(ONE, awake=["a"]) as rig:
         come(rig, "b", takes())
